@@ -1,0 +1,310 @@
+"""The contract between science and machinery: all that a task needs to know, and all that is known of it.
+
+A task is a function ``run(params, context)`` plus a description of what it takes and what it reports. It never learns
+whether it runs alone in a test or as one of a thousand trials on a cluster.
+
+>>> class Guess(Params):
+...     x: float = Field(0.0, ge=-1, le=1)
+...     '''The guess.'''
+>>> def run(params, context):
+...     return {"loss": (params.x - 0.5) ** 2}
+>>> task = Task(name="guess", question="Where is the minimum?", params=Guess, metric="loss", goal=Goal.MIN,
+...             reports={"loss": "squared distance to the answer"}, space={"x": Uniform(-1, 1)}, run=run)
+>>> task.run(Guess(x=0.5), None)
+{'loss': 0.0}
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+from pydantic import BaseModel, ConfigDict, Field
+
+if TYPE_CHECKING:
+    import numpy as np
+    from matplotlib.figure import Figure
+
+__all__ = [
+    "Choice", "Context", "Field", "Goal", "InputError", "IntRange", "LogUniform", "Model", "Params", "Resources",
+    "Row", "Space", "Support", "Task", "Uniform", "Verdict",
+]  # fmt: skip
+
+
+class InputError(ValueError):
+    """Something that the user gave a task (data, weights, a name) cannot be used: says what, where and what to do."""
+
+
+class Params(BaseModel):
+    """Base of a task's parameters: frozen, typed, bounded, each field documented by the string below it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+class Goal(StrEnum):
+    """Which way the metric is better."""
+
+    MIN = "min"
+    MAX = "max"
+
+    def better(self, a: float, b: float) -> bool:
+        """Whether ``a`` beats ``b``; anything finite beats NaN and infinities."""
+        if math.isfinite(a) != math.isfinite(b):
+            return math.isfinite(a)
+        return a > b if self is Goal.MAX else a < b
+
+
+# ---------------------------------------------------------------------------------------------------- search spaces
+
+
+@dataclass(frozen=True)
+class _Dimension:
+    """One searched parameter. ``when`` makes it conditional: ``{"head": "glu"}`` searches it only for that head."""
+
+    when: Mapping[str, Any] | None = field(default=None, kw_only=True)
+
+    def active(self, chosen: Mapping[str, Any]) -> bool:
+        """Whether this dimension is searched, given what earlier dimensions chose."""
+        return all(chosen.get(name) == value for name, value in (self.when or {}).items())
+
+    def conditioned(self, when: Mapping[str, Any] | None) -> Self:
+        """The same range under another condition."""
+        other = copy.copy(self)
+        object.__setattr__(other, "when", when)
+        return other
+
+    def ends(self) -> tuple[Any, ...]:
+        """The values that a bound of the task could reject: both ends, or every option."""
+        raise NotImplementedError
+
+    def grid(self) -> tuple[Any, ...]:
+        """The values of a grid search, in order."""
+        raise NotImplementedError
+
+    def at(self, quantile: float) -> Any:
+        """The value at a quantile in [0, 1): a uniform quantile gives a value of this distribution."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, init=False)
+class Choice(_Dimension):
+    """One of the options, each as likely as the others."""
+
+    options: tuple[Any, ...]
+
+    def __init__(self, *options: Any, when: Mapping[str, Any] | None = None) -> None:
+        if not options:
+            raise ValueError("a choice needs at least one option")
+        object.__setattr__(self, "options", tuple(options))
+        object.__setattr__(self, "when", when)
+
+    def ends(self) -> tuple[Any, ...]:
+        return self.options
+
+    grid = ends
+
+    def at(self, quantile: float) -> Any:
+        return self.options[int(quantile * len(self.options))]
+
+
+@dataclass(frozen=True)
+class Uniform(_Dimension):
+    """A real number between the bounds, both included; ``points`` many of them on a grid."""
+
+    low: float
+    high: float
+    points: int | None = None
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.low) and math.isfinite(self.high)):
+            raise ValueError(f"bounds must be finite numbers, got {self.low} and {self.high}")
+        if self.low >= self.high:
+            raise ValueError(f"the lower bound {self.low} is not below the upper bound {self.high}")
+        if self.points is not None and self.points < 2:
+            raise ValueError(f"a grid needs at least 2 points, got {self.points}")
+
+    def ends(self) -> tuple[float, float]:
+        return (self.low, self.high)
+
+    def grid(self) -> tuple[float, ...]:
+        if self.points is None:
+            raise ValueError("a continuous range has no grid of its own: add 'points: N', or use choice")
+        inner = [self.at(i / (self.points - 1)) for i in range(1, self.points - 1)]
+        return (self.low, *inner, self.high)
+
+    def at(self, quantile: float) -> float:
+        return min(self.high, self.low + quantile * (self.high - self.low))
+
+
+@dataclass(frozen=True)
+class LogUniform(Uniform):
+    """Like `Uniform`, in the logarithm: each factor of ten is as likely as the next."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.low <= 0:
+            raise ValueError(f"a logarithmic range must lie above 0, got {self.low}")
+
+    def at(self, quantile: float) -> float:
+        value = self.low * math.exp(quantile * math.log(self.high / self.low))
+        return min(self.high, max(self.low, value))
+
+
+@dataclass(frozen=True)
+class IntRange(_Dimension):
+    """A whole number between the bounds, both included; ``log`` makes each factor as likely as the next."""
+
+    low: int
+    high: int
+    log: bool = False
+
+    def __post_init__(self) -> None:
+        if int(self.low) != self.low or int(self.high) != self.high:
+            raise ValueError(f"bounds must be whole numbers, got {self.low} and {self.high}")
+        if self.low >= self.high:
+            raise ValueError(f"the lower bound {self.low} is not below the upper bound {self.high}")
+        if self.log and self.low <= 0:
+            raise ValueError(f"a logarithmic range must lie above 0, got {self.low}")
+
+    def ends(self) -> tuple[int, int]:
+        return (self.low, self.high)
+
+    def grid(self) -> tuple[int, ...]:
+        return tuple(range(self.low, self.high + 1))
+
+    def at(self, quantile: float) -> int:
+        if self.log:
+            value = self.low * math.exp(quantile * math.log((self.high + 1) / self.low))
+        else:
+            value = self.low + quantile * (self.high + 1 - self.low)
+        return min(self.high, int(value))
+
+
+Dimension = Choice | Uniform | LogUniform | IntRange
+Space = Mapping[str, Dimension]
+
+
+# ------------------------------------------------------------------------------------------------ running and ending
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one trial holds while it runs. ``gpus`` may be a fraction (0.5 shares a card between two trials)."""
+
+    cpus: float = 1
+    gpus: float = 0
+
+    def __post_init__(self) -> None:
+        if not self.cpus > 0 or not math.isfinite(self.cpus):
+            raise ValueError(f"cpus must be above 0, got {self.cpus}")
+        if not self.gpus >= 0 or not math.isfinite(self.gpus):
+            raise ValueError(f"gpus must be 0 or more, got {self.gpus}")
+        if self.gpus > 1 and self.gpus != int(self.gpus):
+            raise ValueError(f"gpus above 1 must be whole, got {self.gpus}")
+
+
+class Context(Protocol):
+    """What a running task is given besides its parameters."""
+
+    seed: int
+    """Derived from the study's seed and the trial's id; the only source of randomness."""
+    device: str
+    """``"cpu"`` or ``"cuda"``."""
+    data: Path | None
+    """The user's data, or None for the task's built-in data set."""
+    cache: Path
+    """A folder shared by all trials of all studies; what is written there must be safe to share and to delete."""
+
+    def report(self, step: int, /, **metrics: float) -> None:
+        """Hand over metrics at a step (counted from 1, increasing). Ends the trial as diverged when the study's
+        metric is NaN or infinite. May not return: a trial that the scheduler stops ends here."""
+
+    def save(self, step: int, state: Mapping[str, Any]) -> None:
+        """Keep a checkpoint: nested dicts, lists, tuples of tensors and plain values; atomic."""
+
+    def restore(self) -> tuple[int, dict[str, Any]] | None:
+        """The last checkpoint as ``(step, state)``, or None at a fresh start."""
+
+    def artifact(self, name: str) -> Path:
+        """A path (``curves.csv``, ``model/head.safetensors``) whose content reaches the tracker."""
+
+    def figure(self, name: str, figure: Figure) -> None:
+        """Keep a matplotlib figure as the artifact ``<name>.png``."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """A trial that ended with a result: what `Task.conclude` judges, best first."""
+
+    trial: str
+    params: Mapping[str, Any]
+    metrics: Mapping[str, float]
+
+
+class Support(StrEnum):
+    """What a verdict says of the claim."""
+
+    SUPPORTED = "supported"
+    NOT_SUPPORTED = "not supported"
+    UNDECIDED = "undecided"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Whether the measurement supports the claim, in one sentence with its interval."""
+
+    support: Support
+    sentence: str
+
+
+@dataclass(frozen=True)
+class Model:
+    """How a trial's outcome becomes a model that others load.
+
+    export: ``(artifacts folder, target folder) -> input example``; writes a folder that is complete in itself.
+    load: ``(folder) -> predict``, where ``predict`` maps a batch of inputs to a batch of outputs.
+    """
+
+    export: Callable[[Path, Path], np.ndarray]
+    load: Callable[[Path], Callable[[np.ndarray], np.ndarray]]
+
+
+def _no_check(params: Any, data: Path | None) -> None:
+    if data is not None and not data.exists():
+        raise InputError(f"{data} does not exist")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One experiment. ``run(params, context)`` returns the final metrics, of which ``metric`` must be one.
+
+    A metric ``m`` may come with its 95 % interval as ``m_low`` and ``m_high``; leaderboards then show it.
+    ``check(params, data)`` looks at the user's data before anything starts and raises `InputError`.
+    ``conclude(rows)`` gives the verdict; it is pure, and its rows come best first.
+    """
+
+    name: str
+    question: str
+    params: type[Params]
+    metric: str
+    goal: Goal
+    reports: Mapping[str, str]
+    space: Space
+    run: Callable[[Any, Any], Mapping[str, float]]
+    resources: Resources = Resources()
+    conclude: Callable[[Sequence[Row]], Verdict] | None = None
+    check: Callable[[Any, Path | None], None] = _no_check
+    model: Model | None = None
+
+    def __post_init__(self) -> None:
+        if self.metric not in self.reports:
+            raise ValueError(f"task {self.name}: its metric '{self.metric}' is not among what it reports")
+        unknown = set(self.space) - set(self.params.model_fields)
+        if unknown:
+            raise ValueError(f"task {self.name}: the space names {sorted(unknown)}, which are no parameters of it")
+        self.params()  # the defaults must be valid
