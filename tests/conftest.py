@@ -1,0 +1,56 @@
+"""Fixtures for all tests. The toy tasks join the registry before anything imports it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ["ORCHESTRATOR_TASKS"] = str(Path(__file__).parent / "toy_tasks")
+os.environ.pop("ORCHESTRATOR_DATA", None)
+os.environ.pop("MLFLOW_TRACKING_URI", None)
+os.environ.pop("RAY_ADDRESS", None)
+
+from orchestrator import launch
+from orchestrator.folder import Runs
+from orchestrator.study import build
+
+
+class QuietDisplay:
+    """A display that shows nothing."""
+
+    def start(self, plan, folder, record):
+        pass
+
+    def update(self):
+        pass
+
+    def stop(self):
+        pass
+
+
+def run_toy(runs: Runs, **raw):
+    """Run a study of the toy task in this process."""
+    return launch.run_study(build({"task": "toy", **raw}), runs, QuietDisplay())
+
+
+@pytest.fixture(scope="session")
+def session_cache(tmp_path_factory) -> Path:
+    """A cache that tests share, so that the built-in data is drawn once."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def runs(tmp_path) -> Runs:
+    return Runs(tmp_path / "runs")
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder of real data sets: ``$ORCHESTRATOR_REAL_DATA``, or ``shared/data`` beside the checkout."""
+    given = os.environ.get("ORCHESTRATOR_REAL_DATA")
+    path = Path(given) if given else Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not path.is_dir():
+        pytest.skip(f"no real data at {path} (set ORCHESTRATOR_REAL_DATA)")
+    return path
