@@ -1,0 +1,117 @@
+"""Where every file of a study is: all paths come from here."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from orchestrator import journal
+from orchestrator.errors import FolderBusy, UnknownName
+
+
+@dataclass(frozen=True)
+class TrialFolder:
+    root: Path
+
+    @property
+    def log(self) -> Path:
+        return self.root / "log.txt"
+
+    @property
+    def artifacts(self) -> Path:
+        return self.root / "artifacts"
+
+    @property
+    def checkpoint(self) -> Path:
+        return self.root / "checkpoint"
+
+
+@dataclass(frozen=True)
+class StudyFolder:
+    root: Path
+
+    @property
+    def name(self) -> str:
+        return self.root.name
+
+    @property
+    def journal(self) -> Path:
+        return self.root / "journal.jsonl"
+
+    @property
+    def study(self) -> Path:
+        return self.root / "study.yaml"
+
+    @property
+    def environment(self) -> Path:
+        return self.root / "environment.json"
+
+    @property
+    def driver_log(self) -> Path:
+        """What Ray and other libraries say in the driver."""
+        return self.root / "driver.log"
+
+    @property
+    def report(self) -> Path:
+        return self.root / "report.html"
+
+    @property
+    def model(self) -> Path:
+        return self.root / "model"
+
+    def trial(self, trial: str) -> TrialFolder:
+        return TrialFolder(self.root / "trials" / trial)
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The folder of all studies, the embedded tracker beside them, and the cache their trials share."""
+
+    root: Path
+
+    @classmethod
+    def default(cls) -> Runs:
+        """``$ORCHESTRATOR_RUNS``, or ``runs`` in the current folder."""
+        return cls(Path(os.environ.get("ORCHESTRATOR_RUNS", "runs")).expanduser().absolute())
+
+    @property
+    def tracker(self) -> Path:
+        return self.root / "mlflow.db"
+
+    @property
+    def tracker_artifacts(self) -> Path:
+        return self.root / "mlartifacts"
+
+    @property
+    def cache(self) -> Path:
+        return self.root / "cache"
+
+    def studies(self) -> list[StudyFolder]:
+        """The studies here, oldest first."""
+        folders = [StudyFolder(path.parent) for path in self.root.glob("*/journal.jsonl")]
+        return sorted(folders, key=lambda folder: folder.study.stat().st_mtime if folder.study.exists() else 0)
+
+    def study(self, name: str) -> StudyFolder:
+        """An existing study. Raises `UnknownName` with the nearest."""
+        folder = StudyFolder(self.root / name)
+        if "/" in name or not folder.journal.exists():
+            raise UnknownName("study in " + str(self.root), name, [f.name for f in self.studies()])
+        return folder
+
+    def new_study(self, name: str) -> StudyFolder:
+        """A folder for a new run of a study: ``name``, or ``name-2``, … when that has been run before.
+
+        Raises `FolderBusy` when one of them is being written by a live process.
+        """
+        number = 1
+        while True:
+            folder = StudyFolder(self.root / (name if number == 1 else f"{name}-{number}"))
+            if not folder.journal.exists():
+                return folder
+            if journal.is_written(folder.journal):
+                raise FolderBusy(
+                    f"study '{folder.name}' is running{journal.owner(folder.journal)}",
+                    f"wait for it, or give this one another name: name={name}-{number + 1}",
+                )
+            number += 1

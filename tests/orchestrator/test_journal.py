@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from orchestrator.errors import FolderBusy, JournalDamaged
+from orchestrator.journal import (
+    Journal,
+    Reported,
+    StudyEnded,
+    StudyStarted,
+    TrialEnded,
+    TrialPlaced,
+    TrialStarted,
+    decode,
+    encode,
+    is_written,
+    load_record,
+    read,
+    replay,
+)  # fmt: skip
+from orchestrator.states import State
+
+STUDY = {"name": "s", "task": "toy", "search": {"metric": "loss", "goal": "min"}}
+EVENTS = [
+    StudyStarted("u", STUDY, 2, at=1.5),
+    TrialStarted("t0000", 7, {"x": 0.5, "name": "Hündin 犬"}, ("x",), at=2.5),
+    TrialPlaced("t0000", "host", 12),
+    Reported("t0000", 1, {"loss": 0.25}),
+    Reported("t0000", 2, {"loss": math.inf}),
+    TrialEnded("t0000", State.FAILED, "diverged at step 2: loss is inf", {"loss": math.inf}),
+    StudyEnded(State.FAILED, {"support": "undecided", "sentence": "–"}),
+]
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=20)
+numbers = st.floats(allow_nan=False) | st.integers(-(2**60), 2**60).map(float)
+times = st.floats(1e9, 2e9)
+events = st.one_of(
+    st.builds(Reported, st.just("t0000"), st.integers(1, 10**9), st.dictionaries(texts, numbers, max_size=3), at=times),
+    st.builds(TrialPlaced, st.just("t0000"), texts, st.integers(1, 2**22), at=times),
+    st.builds(
+        TrialEnded,
+        st.just("t0000"),
+        st.sampled_from(State),
+        texts | st.none(),
+        st.just({}),
+        texts | st.none(),
+        at=times,
+    ),
+)
+
+
+def test_every_event_survives_the_line():
+    for event in EVENTS:
+        assert decode(encode(event)) == event
+
+
+def test_a_changed_byte_is_noticed():
+    line = bytearray(encode(EVENTS[3]))
+    for position in range(len(line) - 1):
+        changed = bytes(line[:position]) + bytes([line[position] ^ 1]) + bytes(line[position + 1 :])
+        with pytest.raises(ValueError, match=r"checksum|Expecting|JSON"):
+            decode(changed)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(events, max_size=12), st.data())
+def test_any_truncation_replays_to_the_state_before_it(tmp_path_factory, tail, data):
+    written = [*EVENTS[:2], *tail]
+    path = tmp_path_factory.mktemp("j") / "journal.jsonl"
+    with Journal(path) as journal:
+        for event in written:
+            journal.append(event)
+    whole = path.read_bytes()
+    ends = [end for _, end in read(path)]
+    cut = data.draw(st.integers(0, len(whole)))
+    path.write_bytes(whole[:cut])
+    kept = sum(end <= cut for end in ends)
+    assert replay(event for event, _ in read(path)) == replay(written[:kept])
+    with Journal(path) as journal:  # a writer drops the torn end and goes on behind it
+        journal.append(EVENTS[2])
+    assert [event for event, _ in read(path)] == [*written[:kept], EVENTS[2]]
+
+
+def test_damage_in_the_middle_is_an_error_that_names_the_place(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    lines = [encode(event) for event in EVENTS]
+    lines[2] = lines[2].replace(b"host", b"hose")
+    path.write_bytes(b"".join(lines))
+    with pytest.raises(JournalDamaged, match=f"byte {len(lines[0]) + len(lines[1])}"):
+        list(read(path))
+
+
+def test_one_writer_only(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    with Journal(path):
+        assert is_written(path)
+        with pytest.raises(FolderBusy, match="pid"):
+            Journal(path)
+    assert not is_written(path)
+
+
+def test_a_study_whose_process_died_is_stopped(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes(b"".join(encode(event) for event in EVENTS[:4]))
+    record = load_record(path)
+    assert record.state is State.STOPPED
+    assert record.trials["t0000"].state is State.STOPPED
+    assert record.trials["t0000"].metrics == {"loss": 0.25}
