@@ -1,0 +1,75 @@
+"""Provenance: what code, packages and machine a study ran on. Environment variables are never recorded."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import subprocess
+import sys
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from orchestrator import __version__
+
+_PACKAGES = ("ray", "torch", "torchvision", "timm", "numpy", "scipy", "mlflow", "optuna", "pydantic", "safetensors")
+_SOURCE = Path(__file__).resolve().parents[1]
+
+
+def describe_environment() -> dict[str, Any]:
+    """Plain values for ``environment.json``."""
+    return {
+        "orchestrator": __version__,
+        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "git": _git(),
+        "lock_sha256": _sha256(_SOURCE / "requirements.lock"),
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "platform": platform.platform(),
+        "host": platform.node(),
+        "cpu": _cpu_model(),
+        "cpus": os.cpu_count(),
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+        "gpus": _run(
+            "nvidia-smi", "--query-gpu=name,memory.total,driver_version", "--format=csv,noheader"
+        ).splitlines(),
+    }
+
+
+def _git() -> dict[str, str] | None:
+    """Commit and uncommitted changes of the checkout this code runs from; None when it was installed as a package."""
+    if not (_SOURCE / ".git").exists():
+        return None
+    return {
+        "commit": _run("git", "-C", str(_SOURCE), "rev-parse", "HEAD").strip(),
+        "diff": _run("git", "-C", str(_SOURCE), "diff", "HEAD"),
+    }
+
+
+def _run(*command: str) -> str:
+    """What a command prints; nothing when it does not exist or fails."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    return done.stdout if done.returncode == 0 else ""
+
+
+def _sha256(path: Path) -> str | None:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu_model() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")

@@ -1,0 +1,206 @@
+"""What a person sees in the terminal: the only importer of ``rich``."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from orchestrator import results
+from orchestrator.folder import StudyFolder
+from orchestrator.journal import Record, TrialRecord
+from orchestrator.plan import Plan
+from orchestrator.states import State
+
+console = Console(highlight=False)
+errors = Console(stderr=True, highlight=False)
+
+_STYLE = {
+    State.PENDING: "dim",
+    State.RUNNING: "cyan",
+    State.FINISHED: "green",
+    State.PRUNED: "yellow",
+    State.FAILED: "red",
+    State.STOPPED: "magenta",
+}
+_REFRESH_SECONDS = 0.25
+
+
+class LiveStudy:
+    """The running study as a table; nothing but a line at each trial's end when the output is no terminal."""
+
+    def __init__(self) -> None:
+        self._live: Live | None = None
+        self._next = 0.0
+        self._said: set[str] = set()
+
+    def start(self, plan: Plan, folder: StudyFolder, record: Record) -> None:
+        self._plan, self._folder, self._record, self._began = plan, folder, record, time.monotonic()
+        study = plan.study
+        data = "built-in data" if study.data is None else str(study.data)
+        console.print(f"[bold]{escape(folder.name)}[/]: {escape(study.question)}", soft_wrap=True)
+        console.print(
+            f"{len(plan.trials)} trials, {plan.concurrent} at once, on {escape(data)}; "
+            f"{study.search.algorithm}, scheduler {study.search.scheduler.kind}",
+            soft_wrap=True,
+        )
+        for note in plan.notes:
+            console.print(f"[dim]note: {escape(note)}[/]", soft_wrap=True)
+        if console.is_terminal:
+            self._live = Live(console=console, auto_refresh=False, transient=True, redirect_stderr=False)
+            self._live.start()
+
+    def update(self) -> None:
+        for trial in list(self._record.trials.values()):
+            if trial.state.is_over and trial.id not in self._said:
+                self._said.add(trial.id)
+                self._trial_ended(trial)
+        now = time.monotonic()
+        if self._live is not None and now >= self._next:
+            self._next = now + _REFRESH_SECONDS
+            self._live.update(self._table(), refresh=True)
+
+    def stop(self) -> None:
+        self.update()
+        if self._live is not None:
+            self._live.stop()
+
+    def _trial_ended(self, trial: TrialRecord) -> None:
+        if trial.state is State.FAILED:
+            console.print(f"[red]{trial.id} failed:[/] {escape(trial.reason or '')}", soft_wrap=True)
+            console.print(f"  log: {escape(str(self._folder.trial(trial.id).log))}", style="dim", soft_wrap=True)
+        elif self._live is None:
+            metric, _ = results.metric_of(self._record)
+            done = sum(t.state.is_over for t in self._record.trials.values())
+            console.print(
+                f"{done}/{self._record.planned} {trial.id} {trial.state} {metric}={_number(trial.value(metric))}"
+            )
+
+    def _table(self) -> Group:
+        record = self._record
+        metric, _ = results.metric_of(record)
+        shown = [t for t in record.trials.values() if not t.state.is_over]
+        over = sorted((t for t in record.trials.values() if t.state.is_over), key=lambda t: t.ended or 0)
+        room = max(3, console.size.height - len(shown) - 8)
+        table = Table(box=None, pad_edge=False)
+        for name in ("trial", "state", "step", metric, "parameters"):
+            table.add_column(name, no_wrap=True, overflow="ellipsis")
+        for trial in [*over[-room:], *shown]:
+            row_end = (
+                escape(_assignments(trial.chosen)) if trial.reports or trial.state.is_over else self._last_words(trial)
+            )
+            state = f"[{_STYLE[trial.state]}]{trial.state}[/]"
+            table.add_row(trial.id, state, str(trial.steps), _number(trial.value(metric)), row_end)
+        done, elapsed = len(over), time.monotonic() - self._began
+        left = f", about {_duration(elapsed / done * (record.planned - done))} left" if done >= 2 else ""
+        best = results.best_so_far(record)
+        line = f"{done}/{record.planned} trials done, {_duration(elapsed)}{left}; best {metric} {_number(best)}"
+        return Group(table, Text(line, style="bold"))
+
+    def _last_words(self, trial: TrialRecord) -> str:
+        """What a trial that has not reported yet wrote to its log last: long preparations show here."""
+        try:
+            with self._folder.trial(trial.id).log.open("rb") as file:
+                file.seek(max(0, file.seek(0, 2) - 500))
+                lines = file.read().decode(errors="replace").splitlines()
+        except OSError:
+            return "[dim]starting[/]"
+        return f"[dim]{escape(lines[-1].split(': ', 1)[-1])}[/]" if lines else "[dim]starting[/]"
+
+
+def print_leaderboard(record: Record, limit: int | None = None) -> None:
+    entries = results.leaderboard(record)
+    metric, _ = results.metric_of(record)
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("rank", justify="right")
+    for name in ("trial", "state", metric, "95 % interval"):
+        table.add_column(name, no_wrap=True)
+    table.add_column("parameters", overflow="fold")
+    for entry in entries[:limit]:
+        interval = f"{entry.interval[0]:.4f}–{entry.interval[1]:.4f}" if entry.interval else ""
+        state = f"[{_STYLE[entry.state]}]{entry.state}[/]"
+        table.add_row(
+            str(entry.rank), entry.trial, state, _number(entry.value), interval, escape(_assignments(entry.params))
+        )
+    console.print(table)
+    if limit is not None and len(entries) > limit:
+        console.print(f"[dim]… and {len(entries) - limit} more[/]")
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(_value(cell)) for cell in row))
+    console.print(table)
+
+
+def print_trials(record: Record) -> None:
+    """Every trial of a study: its state, how far it came, its result, and why it ended."""
+    metric, _ = results.metric_of(record)
+    print_table(
+        ["trial", "state", "step", metric, "seconds", "node", "reason", "parameters"],
+        [
+            (
+                t.id,
+                t.state,
+                t.steps,
+                _number(t.value(metric)),
+                _seconds(t),
+                t.node or "",
+                t.reason or "",
+                _assignments(t.chosen),
+            )
+            for t in record.trials.values()
+        ],
+    )
+
+
+def print_verdict(record: Record) -> None:
+    if record.verdict:
+        support, sentence = record.verdict["support"], record.verdict["sentence"]
+        console.print(f"[bold]verdict: {support}[/]. {escape(sentence)}", soft_wrap=True)
+    if record.study.get("data") == "builtin":
+        console.print("[yellow]This ran on the task's built-in data, not on real data.[/]")
+
+
+def say(line: str) -> None:
+    console.print(escape(line), soft_wrap=True)
+
+
+def complain(message: str, hint: str | None) -> None:
+    errors.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
+    if hint:
+        errors.print(f"  → {escape(hint)}", soft_wrap=True)
+
+
+def _assignments(params: Mapping[str, Any]) -> str:
+    return " ".join(f"{name}={_value(value)}" for name, value in params.items())
+
+
+def _seconds(trial: TrialRecord) -> str:
+    return f"{trial.ended - trial.started:.1f}" if trial.ended else ""
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return ""
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _number(value: float | None) -> str:
+    return "–" if value is None or math.isnan(value) else f"{value:.4f}"
+
+
+def _duration(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds:02d}s" if minutes else f"{seconds}s"

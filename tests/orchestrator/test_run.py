@@ -1,0 +1,236 @@
+"""The whole path on a toy: study → plan → Ray Tune → journal → MLflow → leaderboard."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import mlflow
+import pytest
+from conftest import run_toy
+
+from orchestrator import results, tracking
+from orchestrator.folder import Runs
+from orchestrator.journal import load_record
+from orchestrator.states import State
+
+MOODS = ["well", "nan", "inf_final", "raise", "die", "string", "forgetful"]
+
+
+def tracked(runs: Runs, experiment: str):
+    client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{runs.tracker}")
+    found = client.get_experiment_by_name(experiment)
+    return client, client.search_runs([found.experiment_id], max_results=1000)
+
+
+@pytest.fixture(scope="module")
+def moods(tmp_path_factory):
+    """One study in which each trial fails in a way of its own, as ``(runs, outcome)``."""
+    runs = Runs(tmp_path_factory.mktemp("moods"))
+    search = {"algorithm": "grid", "space": {"mood": {"choice": MOODS}}}
+    return runs, run_toy(runs, name="moods", search=search, params={"x": 0.25})
+
+
+@pytest.fixture(scope="module")
+def trials(moods):
+    return {t.params["mood"]: t for t in moods[1].record.trials.values()}
+
+
+def test_each_trial_ends_as_it_should(trials):
+    assert trials["well"].state is State.FINISHED
+    assert trials["well"].final == {"loss": 0.0625}
+    expected = {
+        "nan": "diverged at step 2: loss is nan",
+        "inf_final": "diverged at step 3: loss is inf",
+        "raise": "RuntimeError: the toy broke",
+        "string": "TypeError: metric 'loss' must be a number, got 'low'",
+        "forgetful": "the task returned no 'loss', but []",
+    }
+    for mood, reason in expected.items():
+        assert (trials[mood].state, trials[mood].reason) == (State.FAILED, reason)
+    assert trials["die"].state is State.FAILED
+    assert trials["die"].reason.startswith("its worker died")
+    assert "toy.py" in trials["raise"].traceback
+
+
+def test_what_diverged_loses_to_every_finite_trial_and_still_shows(moods):
+    board = results.leaderboard(moods[1].record)
+    assert len(board) == len(MOODS)
+    assert board[0].params == {"mood": "well"}
+    assert all(entry.value is None for entry in board[1:])
+
+
+def test_mlflow_holds_one_run_a_trial_and_one_for_the_study(moods, trials):
+    runs, outcome = moods
+    assert outcome.untracked is None
+    _, found = tracked(runs, "moods")
+    assert len(found) == 1 + len(MOODS)
+    assert Counter(run.info.status for run in found) == {"FINISHED": 2, "FAILED": len(MOODS) - 1}
+    parent = next(run for run in found if "orchestrator.trial" not in run.data.tags)
+    for run in found:
+        if run is not parent:
+            trial = outcome.record.trials[run.data.tags["orchestrator.trial"]]
+            assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+            assert run.data.tags["state"] == trial.state
+            assert run.data.tags["reason"] == (trial.reason or "")
+            assert run.data.params == {k: str(v) for k, v in trial.params.items()}
+            assert run.data.tags["seed"] == str(trial.seed)
+    assert parent.data.tags["best_trial"] == trials["well"].id
+
+
+def test_mlflow_has_every_metric_at_every_step_once(moods, trials):
+    client, found = tracked(moods[0], "moods")
+    run = next(r for r in found if r.data.tags.get("orchestrator.trial") == trials["well"].id)
+    history = sorted((m.step, m.value) for m in client.get_metric_history(run.info.run_id, "loss"))
+    assert history == [(1, 1.0625), (2, 0.5625), (3, 0.0625), (3, pytest.approx(0.0625 + 1 / 3))]
+
+
+def test_tracking_again_changes_nothing(moods):
+    runs, outcome = moods
+
+    def everything():
+        client, found = tracked(runs, "moods")
+        return {
+            run.info.run_id: (
+                run.to_dictionary(),
+                [
+                    m.to_dictionary()
+                    for key in run.data.metrics
+                    for m in client.get_metric_history(run.info.run_id, key)
+                ],
+            )
+            for run in found
+        }
+
+    before = everything()
+    tracking.track(outcome.folder, runs)
+    assert repr(everything()) == repr(before)  # NaN is not equal to itself
+
+
+def test_a_lost_tracker_is_rebuilt_from_the_journal(moods, tmp_path):
+    runs, outcome = moods
+    _, before = tracked(runs, "moods")
+    other = Runs(tmp_path / "elsewhere")
+    tracking.track(outcome.folder, other)
+    _, after = tracked(other, "moods")
+    content = lambda found: sorted(  # noqa: E731
+        (r.info.run_name, r.info.status, r.info.start_time, r.info.end_time, str(sorted(r.data.metrics.items())))
+        for r in found
+    )
+    assert content(after) == content(before)
+
+
+def test_the_folder_holds_what_it_should(moods, trials):
+    _, outcome = moods
+    folder = outcome.folder
+    for path in (folder.study, folder.environment, folder.report, folder.journal):
+        assert path.stat().st_size > 0
+    assert "hello" in folder.trial(trials["well"].id).log.read_text()
+    assert "the toy broke" in folder.trial(trials["raise"].id).log.read_text()
+    assert (folder.trial(trials["well"].id).artifacts / "notes" / "x.txt").read_text() == "0.25"
+    page = folder.report.read_text()
+    assert "the toy broke" in page
+    assert "built-in data" in page
+    assert "src='http" not in page
+    assert repr(load_record(folder.journal)) == repr(outcome.record)
+
+
+def test_the_environment_holds_no_secrets(moods):
+    environment = json.loads(moods[1].folder.environment.read_text())
+    assert set(environment) >= {"git", "lock_sha256", "packages", "cpus"}
+    assert "environ" not in environment
+
+
+def outcomes(record):
+    return {t.id: (t.seed, t.params, t.final, [(r.step, r.metrics) for r in t.reports]) for t in record.trials.values()}
+
+
+def test_two_runs_of_a_random_study_are_the_same(runs):
+    search = {"trials": 5, "space": {"x": {"uniform": [-1, 1]}}}
+    first, second = (run_toy(runs, name="twice", seed=4, search=search) for _ in range(2))
+    assert [first.folder.name, second.folder.name] == ["twice", "twice-2"]
+    assert outcomes(first.record) == outcomes(second.record)
+
+
+def test_tpe_one_at_a_time_repeats_and_asha_prunes(runs):
+    search = {
+        "algorithm": "tpe",
+        "scheduler": {"asha": {"grace": 1, "reduction": 2}},
+        "trials": 12,
+        "concurrent": 1,
+        "space": {"x": {"uniform": [-1, 1]}},
+    }
+    first, second = (run_toy(runs, name="tpe", search=search, params={"steps": 4}) for _ in range(2))
+    assert outcomes(first.record) == outcomes(second.record)
+    states = Counter(t.state for t in first.record.trials.values())
+    assert states[State.PRUNED] > 0
+    assert states[State.FINISHED] > 0
+    assert sum(states.values()) == 12
+    pruned = next(t for t in first.record.trials.values() if t.state is State.PRUNED)
+    assert pruned.reason == f"asha stopped it at step {pruned.steps}"
+
+
+def test_an_unreachable_tracker_neither_stops_the_study_nor_loses_it(runs, monkeypatch):
+    search = {"trials": 2, "space": {"x": {"uniform": [-1, 1]}}}
+    outcome = run_toy(runs, name="away", search=search, tracking={"uri": "http://127.0.0.1:9"})
+    assert outcome.record.state is State.FINISHED
+    assert "tracker" in str(outcome.untracked)
+    monkeypatch.setattr(tracking, "tracker_uri", lambda runs, study: f"sqlite:///{runs.tracker}")
+    tracking.track(outcome.folder, runs)
+    _, found = tracked(runs, "away")
+    assert sorted(run.info.status for run in found) == ["FINISHED"] * 3
+
+
+def test_ctrl_c_ends_in_order(tmp_path):
+    """Two trials wait for a file that never comes; Ctrl-C must still end everything within ten seconds."""
+    runs = Runs(tmp_path / "runs")
+    study = tmp_path / "waits.yaml"
+    never = tmp_path / "never"
+    study.write_text(
+        f"task: toy\nparams: {{wait_for: {never}}}\nsearch: {{trials: 4, space: {{x: {{uniform: [-1, 1]}}}}}}\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "orchestrator.cli", "run", str(study)],
+        env={**os.environ, "ORCHESTRATOR_RUNS": str(runs.root)},
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
+    )  # fmt: skip
+    folder = runs.root / "waits"
+    deadline = time.monotonic() + 60
+    while time.monotonic() < deadline and process.poll() is None:
+        if (folder / "journal.jsonl").exists() and (folder / "journal.jsonl").read_text().count('"reported"') == 2:
+            break
+    began = time.monotonic()
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole foreground group
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, out + err
+    assert time.monotonic() - began < 10
+    assert "interrupted with 0 of 4 trials finished" in err
+    record = load_record(folder / "journal.jsonl")
+    assert record.state is State.STOPPED
+    assert [t.state for t in record.trials.values()] == [State.STOPPED] * 2
+    assert all(math.isfinite(t.value("loss")) for t in record.trials.values())
+    _, found = tracked(runs, "waits")
+    assert [run.info.status for run in found] == ["KILLED"] * 3
+    assert left_behind(folder) == []
+
+
+def left_behind(folder: Path) -> list[str]:
+    """Processes that still have this study's files open or in their command line."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                command = (entry / "cmdline").read_bytes().decode(errors="replace")
+                names = [os.readlink(fd) for fd in (entry / "fd").iterdir()]
+            except OSError:
+                continue
+            if str(folder) in command or any(name.startswith(str(folder)) for name in names):
+                found.append(command)
+    return found

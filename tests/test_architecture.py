@@ -1,0 +1,87 @@
+"""The rules of the house, checked on the imports themselves."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+MACHINERY = {"ray", "mlflow", "yaml", "orchestrator", "typer", "rich", "optuna"}
+# Each outside system has one room: the module that imports it.
+ROOMS = {
+    "ray": "trials",
+    "mlflow": "tracking",
+    "yaml": "yamlfile",
+    "rich": "terminal",
+    "typer": "cli",
+    "optuna": "search",
+}
+
+
+def modules() -> dict[str, Path]:
+    found = {}
+    for package in ("orchestrator", "tasks"):
+        for path in (ROOT / package).rglob("*.py"):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            found[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = path
+    return found
+
+
+def imports(path: Path, top_level_only: bool = False) -> set[str]:
+    """Dotted names imported by a file, inside functions too unless told otherwise, but not for types only."""
+    names = set()
+    stack: list[ast.AST] = [ast.parse(path.read_text())]
+    while stack:
+        node = stack.pop()
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module)
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+        elif isinstance(node, ast.If) and getattr(node.test, "id", "") == "TYPE_CHECKING":
+            continue
+        if top_level_only and isinstance(node, ast.FunctionDef):
+            continue
+        stack += list(ast.iter_child_nodes(node))
+    return names
+
+
+@pytest.mark.parametrize("module", [m for m in modules() if m.split(".")[0] == "tasks"])
+def test_science_knows_nothing_of_machinery(module):
+    used = {name.split(".")[0] for name in imports(modules()[module])}
+    assert not used & MACHINERY
+
+
+@pytest.mark.parametrize(("system", "room"), ROOMS.items())
+def test_each_outside_system_has_one_room(system, room):
+    users = {m for m, path in modules().items() if system in {n.split(".")[0] for n in imports(path)}}
+    assert users == {f"orchestrator.{room}"}
+
+
+def test_no_import_cycles():
+    known = modules()
+    graph = {m: {n for n in imports(path, top_level_only=True) if n in known and n != m} for m, path in known.items()}
+    done: set[str] = set()
+
+    def visit(module: str, above: tuple[str, ...]) -> None:
+        assert module not in above, " → ".join((*above, module))
+        if module not in done:
+            for imported in graph[module]:
+                visit(imported, (*above, module))
+            done.add(module)
+
+    for module in graph:
+        visit(module, ())
+
+
+def test_no_module_outgrows_its_name():
+    assert [m for m, path in modules().items() if len(path.read_text().splitlines()) > 400] == []
+
+
+def test_listing_tasks_imports_nothing_heavy():
+    """`orchestrator tasks` answers at once: a task imports torch when it runs, not when it is listed."""
+    heavy = {"torch", "timm", "torchvision", "matplotlib", "scipy", "mlflow", "ray"}
+    for name in ("tasks.dogs", "tasks.dogs.folders", "tasks.api", "orchestrator.cli", "orchestrator.study"):
+        assert not {n.split(".")[0] for n in imports(modules()[name], top_level_only=True)} & heavy
