@@ -1,0 +1,146 @@
+"""Training on a small drawn data set: both regimes, restart, broken photos, the exported model."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from fakes import FakeContext
+
+from orchestrator import checkpoint
+from tasks import serving
+from tasks.api import InputError
+from tasks.dogs import TASK, DogParams, drawn
+from tasks.dogs.heads import Head
+from tasks.dogs.photos import read_photo
+
+SMALL = {"backbone": "test_efficientnet", "weights": "none", "resolution": 64, "batch_size": 16}
+REGIMES = {
+    "frozen": {**SMALL, "epochs": 4, "views": 2, "head": "glu", "hidden": 16},
+    "finetune": {**SMALL, "regime": "finetune", "epochs": 3, "frozen_epochs": 1, "unfrozen_stages": 1},
+}
+
+
+@pytest.fixture(scope="module")
+def dogs(tmp_path_factory):
+    """Three drawn breeds, eight training and four validation pictures each."""
+    root = tmp_path_factory.mktemp("dogs")
+    drawn.write(root, {"train": 8, "val": 4})
+    for breed in drawn.BREEDS[3:]:
+        for split in ("train", "val"):
+            shutil.rmtree(root / split / breed.name)
+    return root
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory):
+    return tmp_path_factory.mktemp("cache")
+
+
+def numbers(context):
+    return [(s, {k: v for k, v in m.items() if k != "train/images_per_second"}) for s, m in context.reports]
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+def test_a_restarted_trial_ends_as_if_nothing_had_happened(regime, dogs, cache, tmp_path):
+    torch.manual_seed(0)
+    params = DogParams(**REGIMES[regime])
+    whole = FakeContext(tmp_path / "whole", data=dogs, cache=cache)
+    result = TASK.run(params, whole)
+    assert [step for step, _ in whole.reports] == list(range(1, params.epochs + 1))
+    torch.manual_seed(123)  # what a new process has is not what the first one had
+    step, state = whole.saved[1]
+    checkpoint.save(tmp_path / "kept", step, state)  # through the file, as in life
+    again = FakeContext(tmp_path / "again", data=dogs, cache=cache)
+    again.start = checkpoint.load_last(tmp_path / "kept")
+    assert TASK.run(params, again) == result
+    assert numbers(again) == numbers(whole)[2:]
+
+
+@pytest.mark.parametrize("regime", REGIMES)
+def test_the_exported_model_says_what_validation_said(regime, dogs, cache, tmp_path):
+    params = DogParams(**REGIMES[regime])
+    context = FakeContext(tmp_path, data=dogs, cache=cache)
+    torch.manual_seed(0)
+    result = TASK.run(params, context)
+    target = tmp_path / "model"
+    target.mkdir()
+    example = TASK.model.export(context.folder / "artifacts", target)
+    serving.mark(target, "dogs")
+    predictor = serving.load(target)
+    assert example.shape == (1, 64, 64, 3)
+    answer = predictor.predict(example)
+    assert answer.shape == (1, 3)
+    assert answer.sum() == pytest.approx(1, abs=1e-5)
+    if regime == "frozen":  # fine-tuning validates on a centre crop, which the model's user makes
+        paths = sorted((dogs / "val").rglob("*.jpg"))
+        labels = [sorted(b.name for b in drawn.BREEDS[:3]).index(path.parent.name) for path in paths]
+        scores = predictor.predict(np.stack([read_photo(path, 64) for path in paths]))
+        assert (scores.argmax(1) == labels).mean() == pytest.approx(result["val/top1"])
+
+
+def test_the_backbone_is_frozen_first_and_only_its_end_is_trained_later(dogs, cache, tmp_path):
+    params = DogParams(**{**REGIMES["finetune"], "epochs": 2})
+    context = FakeContext(tmp_path, data=dogs, cache=cache)
+    torch.manual_seed(0)
+    TASK.run(params, context)
+    first, second = (state["model"] for _, state in context.saved)
+    changed = {name for name in first if not torch.equal(first[name], second[name])}
+    assert "0.conv_stem.weight" not in changed
+    assert any(name.startswith("0.") for name in changed)
+    assert not [name for name in changed if "running" in name]  # batch norms keep their statistics
+
+
+def test_broken_photos_are_counted_and_named_and_stop_nothing(dogs, tmp_path, capsys):
+    root = tmp_path / "dogs"
+    shutil.copytree(dogs, root)
+    breed = sorted(path.name for path in (root / "train").iterdir())[0]
+    (root / "train" / breed / "text.jpg").write_text("no photo")
+    whole = (root / "val" / breed / "000.jpg").read_bytes()
+    (root / "val" / breed / "cut.jpg").write_bytes(whole[: len(whole) // 2])
+    for regime in REGIMES.values():
+        context = FakeContext(tmp_path / str(regime.get("regime")), data=root)
+        result = TASK.run(DogParams(**{**regime, "epochs": 1}), context)
+        assert result["data/unreadable"] == 2
+        assert result["val/photos"] == 12
+        said = capsys.readouterr().out
+        assert "text.jpg" in said
+        assert "cut.jpg" in said
+
+
+def test_a_class_without_a_readable_photo_is_an_error(dogs, tmp_path):
+    root = tmp_path / "dogs"
+    shutil.copytree(dogs, root)
+    breed = sorted(path.name for path in (root / "val").iterdir())[0]
+    for path in (root / "val" / breed).iterdir():
+        path.write_text("no photo")
+    with pytest.raises(InputError, match=f"class '{breed}' has no readable validation photo"):
+        TASK.run(DogParams(**REGIMES["frozen"]), FakeContext(tmp_path, data=root))
+
+
+def test_features_are_computed_once_for_all_trials(dogs, tmp_path, capsys):
+    context = FakeContext(tmp_path, data=dogs)
+    TASK.run(DogParams(**{**REGIMES["frozen"], "epochs": 1}), context)
+    assert "features of view 1" in capsys.readouterr().out
+    TASK.run(
+        DogParams(**{**REGIMES["frozen"], "epochs": 1, "lr": 0.1}),
+        FakeContext(tmp_path / "b", data=dogs, cache=context.cache),
+    )
+    assert "features of view" not in capsys.readouterr().out
+
+
+def test_the_heads_start_at_chance_and_gate_as_written():
+    features = torch.randn(5, 12)
+    assert torch.equal(Head("linear", 12, 3, 8, 0.0)(features), torch.zeros(5, 3))
+    head = Head("glu", 12, 3, 8, 0.0)
+    a, b = head.gate[0](features).split(8, dim=1)
+    assert torch.allclose(head.gate(features), a * torch.sigmoid(b))
+
+
+def test_drawn_dogs_are_drawn_alike_each_time():
+    a, b = (np.asarray(drawn.draw(drawn.BREEDS[4], np.random.default_rng(3))) for _ in range(2))
+    assert np.array_equal(a, b)
+    assert a.shape == (drawn.SIZE, drawn.SIZE, 3)
+    assert a.std() > 10
