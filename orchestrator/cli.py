@@ -202,7 +202,8 @@ def _run(ref: str, overrides: list[str]) -> None:
     if record.state is State.FAILED:
         failed = next(iter(record.trials), "t0000")
         raise StudyFailed("no trial gave a result", f"see why: orchestrator logs {name} {failed}")
-    terminal.say(f"next: orchestrator show {name}   or your own photos: orchestrator run dogs data=FOLDER")
+    own_data = "" if asked.data else f"   or on your own data: orchestrator run {asked.task} data=FOLDER"
+    terminal.say(f"next: orchestrator show {name}{own_data}")
 
 
 def _record(name: str) -> tuple[StudyFolder, Record]:

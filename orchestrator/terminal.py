@@ -31,6 +31,7 @@ _STYLE = {
     State.STOPPED: "magenta",
 }
 _REFRESH_SECONDS = 0.25
+_SOFT = not console.is_terminal  # lines break at words for people and not at all for programs
 
 
 class LiveStudy:
@@ -45,14 +46,14 @@ class LiveStudy:
         self._plan, self._folder, self._record, self._began = plan, folder, record, time.monotonic()
         study = plan.study
         data = "built-in data" if study.data is None else str(study.data)
-        console.print(f"[bold]{escape(folder.name)}[/]: {escape(study.question)}", soft_wrap=True)
+        console.print(f"[bold]{escape(folder.name)}[/]: {escape(study.question)}", soft_wrap=_SOFT)
         console.print(
             f"{len(plan.trials)} trials, {plan.concurrent} at once, on {escape(data)}; "
             f"{study.search.algorithm}, scheduler {study.search.scheduler.kind}",
-            soft_wrap=True,
+            soft_wrap=_SOFT,
         )
         for note in plan.notes:
-            console.print(f"[dim]note: {escape(note)}[/]", soft_wrap=True)
+            console.print(f"[dim]note: {escape(note)}[/]", soft_wrap=_SOFT)
         if console.is_terminal:
             self._live = Live(console=console, auto_refresh=False, transient=True, redirect_stderr=False)
             self._live.start()
@@ -74,7 +75,7 @@ class LiveStudy:
 
     def _trial_ended(self, trial: TrialRecord) -> None:
         if trial.state is State.FAILED:
-            console.print(f"[red]{trial.id} failed:[/] {escape(trial.reason or '')}", soft_wrap=True)
+            console.print(f"[red]{trial.id} failed:[/] {escape(trial.reason or '')}", soft_wrap=_SOFT)
             console.print(f"  log: {escape(str(self._folder.trial(trial.id).log))}", style="dim", soft_wrap=True)
         elif self._live is None:
             metric, _ = results.metric_of(self._record)
@@ -90,8 +91,9 @@ class LiveStudy:
         over = sorted((t for t in record.trials.values() if t.state.is_over), key=lambda t: t.ended or 0)
         room = max(3, console.size.height - len(shown) - 8)
         table = Table(box=None, pad_edge=False)
-        for name in ("trial", "state", "step", metric, "parameters"):
-            table.add_column(name, no_wrap=True, overflow="ellipsis")
+        for name, width in (("trial", 5), ("state", 8), ("step", 4), (metric, max(6, len(metric)))):
+            table.add_column(name, no_wrap=True, min_width=width)
+        table.add_column("parameters", no_wrap=True, overflow="ellipsis")
         for trial in [*over[-room:], *shown]:
             row_end = (
                 escape(_assignments(trial.chosen)) if trial.reports or trial.state.is_over else self._last_words(trial)
@@ -167,19 +169,19 @@ def print_trials(record: Record) -> None:
 def print_verdict(record: Record) -> None:
     if record.verdict:
         support, sentence = record.verdict["support"], record.verdict["sentence"]
-        console.print(f"[bold]verdict: {support}[/]. {escape(sentence)}", soft_wrap=True)
+        console.print(f"[bold]verdict: {support}[/]. {escape(sentence)}", soft_wrap=_SOFT)
     if record.study.get("data") == "builtin":
         console.print("[yellow]This ran on the task's built-in data, not on real data.[/]")
 
 
 def say(line: str) -> None:
-    console.print(escape(line), soft_wrap=True)
+    console.print(escape(line), soft_wrap=_SOFT)
 
 
 def complain(message: str, hint: str | None) -> None:
-    errors.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=True)
+    errors.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=_SOFT)
     if hint:
-        errors.print(f"  → {escape(hint)}", soft_wrap=True)
+        errors.print(f"  → {escape(hint)}", soft_wrap=_SOFT)
 
 
 def _assignments(params: Mapping[str, Any]) -> str:

@@ -9,6 +9,7 @@ while the study runs; `track` does it once, for a study that has ended or whose 
 from __future__ import annotations
 
 import contextlib
+import getpass
 import logging
 import math
 import os
@@ -124,7 +125,7 @@ class Projection:
                 end = event
                 step = self._record.trials[id].steps
                 metrics += [Metric(k, v, _millis(event.at), step) for k, v in event.metrics.items()]
-                tags |= {"state": event.state, "reason": event.reason or ""}
+                tags |= {"state": event.state} | ({"reason": event.reason} if event.reason else {})
         run = self._run_of(self._record.trials[id])
         for start in range(0, max(len(metrics), len(params), 1), _MAX_METRICS):
             self._client.log_batch(
@@ -189,7 +190,8 @@ class Projection:
                 self._client.restore_experiment(found.experiment_id)
             return found.experiment_id
         place = (self._runs.tracker_artifacts / name).as_uri() if embedded else None
-        return self._client.create_experiment(name, artifact_location=place)
+        kind = {"mlflow.experimentKind": "custom_model_development"}  # the UI then shows training, not chat models
+        return self._client.create_experiment(name, artifact_location=place, tags=kind)
 
     def _find_runs(self) -> dict[str, str]:
         ids: dict[str, str] = {}
@@ -204,6 +206,7 @@ class Projection:
                 return ids
 
     def _create(self, name: str, started: float, tags: dict[str, str]) -> str:
+        tags |= {"mlflow.user": getpass.getuser(), "mlflow.source.name": f"orchestrator run {self._folder.name}"}
         run = self._client.create_run(self._experiment, start_time=_millis(started), tags=tags, run_name=name)
         return run.info.run_id
 
@@ -218,7 +221,8 @@ class Projection:
         ]
         if best is not None:
             metrics += [Metric(f"best/{k}", v, _millis(event.at), 0) for k, v in best.metrics.items()]
-        tags = {"state": event.state, "reason": event.reason or "", "mlflow.note.content": self._note(best, metric)}
+        tags = {"state": str(event.state), "mlflow.note.content": self._note(best, metric)}
+        tags |= {"reason": event.reason} if event.reason else {}
         if best is not None:
             tags |= {"best_trial": best.id, "best_run": self._ids[best.id]}
         if event.verdict:
@@ -356,15 +360,17 @@ def _errors() -> tuple[type[Exception], ...]:
 @contextlib.contextmanager
 def _quiet() -> Any:
     """MLflow and Alembic log each migration of a new store at INFO."""
+    import mlflow  # noqa: F401 - its import sets its loggers' levels
+
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.ERROR)
     yield
 
 
 def _trial_name(trial: TrialRecord) -> str:
-    """The id and the first searched values: enough to tell runs apart in a list."""
-    chosen = " ".join(f"{name}={_short(value)}" for name, value in list(trial.chosen.items())[:4])
-    return f"{trial.id} {chosen}".strip()[:250]
+    """The id and the first two searched values: enough to tell runs apart in a list, short enough for a title."""
+    chosen = " ".join(f"{name}={_short(value)}" for name, value in list(trial.chosen.items())[:2])
+    return f"{trial.id} {chosen}".strip()[:100]
 
 
 def _short(value: Any) -> str:

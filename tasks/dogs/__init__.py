@@ -101,16 +101,18 @@ def conclude(rows: Sequence[Row]) -> Verdict:
     best, n = rows[0].metrics, int(rows[0].metrics["val/photos"])
     low, high = best["val/top1_low"], best["val/top1_high"]
     found = f"{rows[0].trial} reaches top-1 {best['val/top1']:.4f} (95 % Wilson {low:.4f} … {high:.4f}) on {n} photos"
+    if left_out := int(best["data/unreadable"]):
+        found += f" ({left_out} photos could not be read; the log names them)"
     caution = "the best of a search is optimistic on the photos it was chosen by"
     if len(rows) == 1:
-        return Verdict(Support.UNDECIDED, f"{found}; nothing to compare it with")
+        return Verdict(Support.UNDECIDED, f"{found}; there is nothing to compare it with.")
     near = sum(row.metrics["val/top1"] >= low for row in rows[1:])
     if near == 0 and rows[1].metrics["val/top1_high"] < low:
-        return Verdict(Support.SUPPORTED, f"{found}, above every other trial's interval; {caution}")
+        return Verdict(Support.SUPPORTED, f"{found}, above every other trial's interval; {caution}.")
     return Verdict(
         Support.UNDECIDED,
-        f"{found}; {near} of the {len(rows) - 1} other finished trials lie inside that interval, "
-        f"so which of them is best is not decided; {caution}",
+        f"{found}; inside that interval lie {near} of the other {len(rows) - 1} finished trials, "
+        f"so which of them is best is not decided; {caution}.",
     )
 
 

@@ -1,9 +1,11 @@
 """Drawn dogs: twelve made-up breeds that differ in ears, coat and build, for runs without any download.
 
 Breeds come in pairs and triples that share all but one or two traits, while pose, size, light, colour and background
-vary within each breed, so a breed is not told by its colour or by the mean of the picture. With 50 training and 25
-validation pictures a breed at 128 px (900 pictures; measured on a CPU, 3 seeds each, top-1 on the 300 validation
-pictures): chance .083, {MEASURED}
+vary within each breed, so a breed is not told by its colour or by the mean of the picture.
+
+Measured with lite0 at 128 px on 50 training and 25 validation pictures a breed, mean top-1 of 3 seeds on the 300
+validation pictures: chance .083, a linear probe on frozen features .49 (.49 to .50), a glu head .51 (.50 to .52), ten
+epochs of fine-tuning the last six stages .93 (.92 to .95).
 """
 
 from __future__ import annotations
@@ -63,6 +65,7 @@ def ensure(cache: Path) -> Path:
     cache.mkdir(parents=True, exist_ok=True)
     with locked(cache / "drawn-dogs.lock"):
         if not target.exists():
+            print(f"drawing the built-in dogs: {len(BREEDS) * sum(COUNTS.values())} pictures", flush=True)
             aside = target.with_suffix(".tmp")
             shutil.rmtree(aside, ignore_errors=True)
             write(aside, COUNTS)
