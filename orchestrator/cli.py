@@ -5,6 +5,7 @@ Exit codes: 0 done, 1 the study failed, 2 what was typed or written is wrong, 3 
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -260,6 +261,13 @@ def main() -> None:
     except BrokenPipeError:  # `orchestrator show S | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        terminal.complain(
+            f"the disk of {error.filename or Runs.default().root} is full", "make room, then run it again"
+        )
+        sys.exit(3)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
@@ -52,6 +53,8 @@ _STOP_PATIENCE_SECONDS = 2.0
 def cluster() -> Iterator[list[Node]]:
     """Connect to the cluster of ``RAY_ADDRESS``, or start one on this machine and end it after. Yields its nodes."""
     address = os.environ.get("RAY_ADDRESS")
+    if address and address not in ("auto", "local"):
+        _check_answers(address)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     local = {"num_cpus": os.cpu_count(), "include_dashboard": False}
     try:
@@ -70,6 +73,18 @@ def cluster() -> Iterator[list[Node]]:
         ]
     finally:
         ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Raise `EnvironmentProblem` when nothing listens at ``host:port``: Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except (OSError, ValueError) as error:
+        raise EnvironmentProblem(
+            f"no Ray cluster answers at RAY_ADDRESS={address}: {error}",
+            "give host:port of a running head (ray start --head prints it), or unset RAY_ADDRESS to run here",
+        ) from error
 
 
 def run_trials(

@@ -68,6 +68,14 @@ def test_a_trial_too_large_is_refused_at_once(tmp_path):
     assert time.monotonic() - began < 10  # the bar of 3 s is measured in benchmarks/main_job.py
 
 
+def test_a_cluster_that_does_not_answer_is_named(command, runs, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:9")
+    code, _, err = command("run", "dogs")
+    assert code == 3
+    assert "RAY_ADDRESS=127.0.0.1:9" in err
+    assert not list(runs.root.glob("dogs*"))
+
+
 def test_data_that_cannot_be_used_is_named(command, tmp_path):
     cases = {
         "empty": "holds no photos",
