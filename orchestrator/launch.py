@@ -18,8 +18,9 @@ from orchestrator import results, tracking, yamlfile
 from orchestrator.environment import describe_environment
 from orchestrator.errors import EnvironmentProblem, UserError
 from orchestrator.folder import Runs, StudyFolder
-from orchestrator.journal import Journal, Record, StudyEnded, StudyStarted
+from orchestrator.journal import Journal, Record, StudyEnded, StudyStarted, TrialEnded
 from orchestrator.plan import Node, Plan, check_fits, make_plan
+from orchestrator.states import State
 from orchestrator.study import Study
 
 _LEAST_FREE_BYTES = 200_000_000
@@ -71,9 +72,17 @@ def run_study(study: Study, runs: Runs, display: Display) -> Outcome:
                 try:
                     with folder.driver_log.open("a", buffering=1) as chatter, redirect_stderr(chatter):
                         trials.run_trials(plan, folder, runs.cache, journal, record, stop, display.update)
+                except BaseException as error:
+                    _end_open_trials(record, journal, f"the study broke: {error!r}")
+                    _conclude(record, folder, journal, State.FAILED, f"it broke: {error!r}")
+                    raise
                 finally:
                     display.stop()
-                    _conclude(record, folder, journal, stop.is_set())
+                if stop.is_set():
+                    _end_open_trials(record, journal, "the study was interrupted")
+                    _conclude(record, folder, journal, State.STOPPED, "interrupted")
+                else:
+                    _conclude(record, folder, journal, results.end_state(record))
         return Outcome(folder, record, follower.finish())
 
 
@@ -87,13 +96,21 @@ def _begin(plan: Plan, folder: StudyFolder, runs: Runs, journal: Journal) -> tup
     return record, tracking.Follower(folder, runs)
 
 
-def _conclude(record: Record, folder: StudyFolder, journal: Journal, stopped: bool) -> None:
-    """Write the end: trials that are still open, the verdict, the report, the last line of the journal."""
+def _end_open_trials(record: Record, journal: Journal, reason: str) -> None:
+    for trial in list(record.trials.values()):
+        if not trial.state.is_over:
+            ended = TrialEnded(trial.id, State.STOPPED, reason)
+            journal.append(ended)
+            record.apply(ended)
+
+
+def _conclude(record: Record, folder: StudyFolder, journal: Journal, state: State, reason: str | None = None) -> None:
+    """Write the end: the verdict, the report, the last line of the journal."""
     from orchestrator.report import write_report  # matplotlib: not before a study is known to be right
 
     concluded = results.verdict(record)
     verdict = {"support": concluded.support.value, "sentence": concluded.sentence}
-    ended = StudyEnded(results.end_state(record, stopped), verdict, "interrupted" if stopped else None)
+    ended = StudyEnded(state, verdict, reason)
     record.apply(ended)
     write_report(record, folder)
     journal.append(ended)
@@ -130,8 +147,8 @@ def _check_nothing_hides_the_packages() -> None:
 
 
 def _check_disk(root: Path) -> None:
-    root.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(root).free
+    there = next(path for path in (root, *root.parents) if path.exists())
+    free = shutil.disk_usage(there).free
     if free < _LEAST_FREE_BYTES:
         raise EnvironmentProblem(
             f"{root} has {free / 1e6:.0f} MB left; a study needs at least {_LEAST_FREE_BYTES / 1e6:.0f} MB",

@@ -80,10 +80,8 @@ def verdict(record: Record) -> Verdict:
     return Verdict(Support.UNDECIDED, f"{rows[0].trial} leads with {metric} {rows[0].metrics[metric]:.4g}")
 
 
-def end_state(record: Record, stopped: bool) -> State:
-    """How a study ended: STOPPED from outside, FINISHED when any trial has a result, FAILED otherwise."""
-    if stopped:
-        return State.STOPPED
+def end_state(record: Record) -> State:
+    """How a study ended that ran to its end: FINISHED when any trial has a result, FAILED otherwise."""
     return State.FINISHED if record.count(State.FINISHED, State.PRUNED) else State.FAILED
 
 

@@ -50,7 +50,6 @@ _STATUS = {
     State.FAILED: "FAILED",
     State.STOPPED: "KILLED",
 }
-_MODEL_PACKAGES = ("torch", "torchvision", "timm", "numpy", "scipy", "pillow", "pydantic", "safetensors")
 
 for _name, _value in {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}.items():
     os.environ.setdefault(_name, _value)
@@ -266,7 +265,7 @@ class Projection:
         example = model.export(self._folder.trial(best.id).artifacts, self._folder.model)
         serving.mark(self._folder.model, self._record.study["task"])
         answer = serving.load(self._folder.model).predict(example)
-        requirements = [f"{name}=={metadata.version(name)}" for name in _MODEL_PACKAGES]
+        requirements = [f"{name}=={metadata.version(name)}" for name in model.packages]
         with tempfile.TemporaryDirectory() as scratch:
             target = Path(scratch) / "model"
             mlflow.pyfunc.save_model(

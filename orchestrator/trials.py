@@ -98,7 +98,8 @@ def run_trials(
 ) -> None:
     """Run every trial of the plan; return when all have ended or, soon after, when ``stop`` is set.
 
-    Each event goes to the journal and into ``record``; ``on_change`` is called often, from this thread.
+    Each event goes to the journal and into ``record``; ``on_change`` is called often, from this thread. Trials that a
+    stop cuts off are left open.
     """
     searcher = make_searcher(plan)
     driver = _Driver(plan, journal, record, searcher, on_change)
@@ -127,7 +128,6 @@ def run_trials(
         # As many trials are asked for ahead as run at once: Tune's default of one starves wide searches.
         with _environment(TUNE_MAX_PENDING_TRIALS_PG=str(plan.concurrent)), _quiet_tune():
             tuner.fit()
-    driver.end_open_trials(State.STOPPED, "the study was stopped")
 
 
 def make_scheduler(scheduler: Scheduler, metric: str, goal: Goal) -> schedulers.TrialScheduler:
@@ -296,11 +296,6 @@ class _Driver(_NotSaved, tune.Callback):
             trace = _worker_error(trial)
             self.write(TrialEnded(id, State.FAILED, f"its worker died: {_essence(trace)}", traceback=trace))
         self._searcher.tell(record)
-
-    def end_open_trials(self, state: State, reason: str) -> None:
-        for trial in list(self._record.trials.values()):
-            if not trial.state.is_over:
-                self.write(TrialEnded(trial.id, state, reason))
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         self._on_change()

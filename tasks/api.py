@@ -268,10 +268,12 @@ class Model:
 
     export: ``(artifacts folder, target folder) -> input example``; writes a folder that is complete in itself.
     load: ``(folder) -> predict``, where ``predict`` maps a batch of inputs to a batch of outputs.
+    packages: what must be installed where it is loaded.
     """
 
     export: Callable[[Path, Path], np.ndarray]
     load: Callable[[Path], Callable[[np.ndarray], np.ndarray]]
+    packages: tuple[str, ...]
 
 
 def _no_check(params: Any, data: Path | None) -> None:

@@ -158,5 +158,7 @@ TASK = Task(
     run=run,
     check=check,
     conclude=conclude,
-    model=Model(_export, _load),
+    model=Model(
+        _export, _load, ("torch", "torchvision", "timm", "numpy", "scipy", "pillow", "pydantic", "safetensors")
+    ),
 )

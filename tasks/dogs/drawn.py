@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -73,10 +73,10 @@ def ensure(cache: Path) -> Path:
     return target
 
 
-def write(folder: Path, counts: dict[str, int], seed: int = 0) -> None:
+def write(folder: Path, counts: dict[str, int], breeds: Sequence[Breed] = BREEDS, seed: int = 0) -> None:
     """Draw ``counts[split]`` pictures of each breed under ``folder/<split>/<breed>/``."""
     for split_index, (split, count) in enumerate(counts.items()):
-        for breed_index, breed in enumerate(BREEDS):
+        for breed_index, breed in enumerate(breeds):
             target = folder / split / breed.name
             target.mkdir(parents=True)
             for number in range(count):
