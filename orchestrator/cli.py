@@ -122,7 +122,7 @@ def logs(study: RunName, trial: TrialId) -> None:
     """Print what a trial wrote."""
     folder, record = _record(study)
     if trial not in record.trials:
-        raise UnknownName(f"trial in study '{study}'", trial, record.trials)
+        raise UnknownName("trial", trial, record.trials, f"study '{study}'")
     log = folder.trial(trial).log
     if log.exists():
         sys.stdout.write(log.read_text(encoding="utf-8", errors="replace"))

@@ -45,8 +45,8 @@ class StudyError(UserError):
 class UnknownName(UserError):
     """A name that does not exist, with the nearest ones that do."""
 
-    def __init__(self, kind: str, name: str, valid: Iterable[str]) -> None:
-        super().__init__(f"there is no {kind} '{name}'", did_you_mean(name, valid))
+    def __init__(self, kind: str, name: str, valid: Iterable[str], where: str = "") -> None:
+        super().__init__(f"there is no {kind} '{name}'" + (f" in {where}" if where else ""), did_you_mean(name, valid))
 
 
 class DataProblem(UserError):

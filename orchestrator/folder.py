@@ -96,7 +96,7 @@ class Runs:
         """An existing study. Raises `UnknownName` with the nearest."""
         folder = StudyFolder(self.root / name)
         if "/" in name or not folder.journal.exists():
-            raise UnknownName("study in " + str(self.root), name, [f.name for f in self.studies()])
+            raise UnknownName("study", name, [f.name for f in self.studies()], str(self.root))
         return folder
 
     def new_study(self, name: str) -> StudyFolder:

@@ -151,8 +151,9 @@ class _Sources:
         return str(self.path) if self.path else None
 
     def error(self, key: tuple[str, ...], message: str, hint: str | None = None) -> StudyError:
-        dotted = ".".join(key)
-        return StudyError(message if dotted in message else f"{dotted}: {message}", self.where(key), hint)
+        dotted, where = ".".join(key), self.where(key)
+        said = dotted in message or (where or "").startswith(f"{dotted}=")
+        return StudyError(message if said else f"{dotted}: {message}", where, hint)
 
 
 def _apply(raw: dict[str, Any], override: str, sources: _Sources) -> None:
@@ -281,7 +282,7 @@ def _dimension(name: str, value: Any, key: tuple[str, ...], sources: _Sources) -
     try:
         return kind(*bounds, **options)
     except (ValueError, TypeError) as error:
-        raise sources.error(key, f"'{name}': {error}") from error
+        raise sources.error(key, str(error)) from error
 
 
 def _check_space(task: Task, params: dict[str, Any], space: dict[str, Any], sources: _Sources) -> None:

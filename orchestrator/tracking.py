@@ -40,8 +40,11 @@ from orchestrator.states import State
 from tasks import serving
 
 FLUSH_SECONDS = 1.0
-_MAX_METRICS = 1000  # MLflow's limits for one log_batch
+# MLflow takes 1,000 values in one log_batch, of which 100 may be params and 100 tags; what is longer than its limits
+# for one value is cut here and whole in the journal.
+_MAX_METRICS = 800
 _MAX_PARAMS = 100
+_MAX_PARAM = 6000
 _MAX_TAG = 5000
 _STATUS = {
     State.RUNNING: "RUNNING",
@@ -114,7 +117,7 @@ class Projection:
         for event in events:
             self._record.apply(event)
             if isinstance(event, TrialStarted):
-                params = [Param(name, str(value)[:6000]) for name, value in event.params.items()]
+                params = [Param(name, str(value)[:_MAX_PARAM]) for name, value in event.params.items()]
                 tags |= {"state": State.RUNNING, "seed": str(event.seed)}
             elif isinstance(event, TrialPlaced):
                 tags |= {"node": event.node}
@@ -122,19 +125,27 @@ class Projection:
                 metrics += [Metric(k, v, _millis(event.at), event.step) for k, v in event.metrics.items()]
             elif isinstance(event, TrialEnded):
                 end = event
-                step = self._record.trials[id].steps
-                metrics += [Metric(k, v, _millis(event.at), step) for k, v in event.metrics.items()]
+                metrics += self._final_metrics(id, event)
                 tags |= {"state": event.state} | ({"reason": event.reason} if event.reason else {})
         run = self._run_of(self._record.trials[id])
-        for start in range(0, max(len(metrics), len(params), 1), _MAX_METRICS):
+        batches = max(1, math.ceil(len(metrics) / _MAX_METRICS), math.ceil(len(params) / _MAX_PARAMS))
+        for i in range(batches):
             self._client.log_batch(
                 run,
-                metrics[start : start + _MAX_METRICS],
-                params[:_MAX_PARAMS] if start == 0 else [],
-                [RunTag(k, v[:_MAX_TAG]) for k, v in tags.items()] if start == 0 else [],
+                metrics[i * _MAX_METRICS : (i + 1) * _MAX_METRICS],
+                params[i * _MAX_PARAMS : (i + 1) * _MAX_PARAMS],
+                [RunTag(k, v[:_MAX_TAG]) for k, v in tags.items()] if i == 0 else [],
             )
         if end is not None:
             self._end_trial(run, id, end)
+
+    def _final_metrics(self, id: str, end: TrialEnded) -> list[Any]:
+        """The final metrics at the last step, without those that the last report said already."""
+        from mlflow.entities import Metric
+
+        reports = self._record.trials[id].reports
+        step, said = (reports[-1].step, reports[-1].metrics) if reports else (0, {})
+        return [Metric(k, v, _millis(end.at), step) for k, v in end.metrics.items() if said.get(k) != v]
 
     def _run_of(self, trial: TrialRecord) -> str:
         if trial.id not in self._ids:
