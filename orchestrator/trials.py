@@ -127,7 +127,10 @@ def run_trials(
         )
         # As many trials are asked for ahead as run at once: Tune's default of one starves wide searches.
         with _environment(TUNE_MAX_PENDING_TRIALS_PG=str(plan.concurrent)), _quiet_tune():
-            tuner.fit()
+            try:
+                tuner.fit()
+            finally:
+                driver.close()
 
 
 def make_scheduler(scheduler: Scheduler, metric: str, goal: Goal) -> schedulers.TrialScheduler:
@@ -254,6 +257,7 @@ class _Driver(_NotSaved, tune.Callback):
     ) -> None:
         self._plan, self._journal, self._record = plan, journal, record
         self._searcher, self._on_change = searcher, on_change
+        self._killer: threading.Timer | None = None
         self._actors: set[Any] = set()  # workers that have run trials; reused ones are there once
 
     def write(self, event: Any) -> None:
@@ -262,9 +266,15 @@ class _Driver(_NotSaved, tune.Callback):
 
     def kill_soon(self) -> None:
         """On the way to a stop: workers that do not reach their next report soon are killed; Tune waits longer."""
-        timer = threading.Timer(_STOP_PATIENCE_SECONDS, _kill, [list(self._actors)])
-        timer.daemon = True
-        timer.start()
+        self._killer = threading.Timer(_STOP_PATIENCE_SECONDS, _kill, [list(self._actors)])
+        self._killer.daemon = True
+        self._killer.start()
+
+    def close(self) -> None:
+        """After this nothing is killed any more: a call to Ray when it is down would start it anew."""
+        if self._killer is not None:
+            self._killer.cancel()
+            self._killer.join()
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         spec = trial.config["spec"]

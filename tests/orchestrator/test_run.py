@@ -188,14 +188,12 @@ def test_an_unreachable_tracker_neither_stops_the_study_nor_loses_it(runs, monke
     assert sorted(run.info.status for run in found) == ["FINISHED"] * 3
 
 
-def test_ctrl_c_ends_in_order(tmp_path):
-    """Two trials wait for a file that never comes; Ctrl-C must still end everything within ten seconds."""
+@pytest.mark.parametrize("params", ["wait_for: /no/such/file", "steps: 1000000"], ids=["hanging", "reporting"])
+def test_ctrl_c_ends_in_order(tmp_path, params):
+    """Whether trials hang between two reports or report all the time, Ctrl-C ends everything within ten seconds."""
     runs = Runs(tmp_path / "runs")
     study = tmp_path / "waits.yaml"
-    never = tmp_path / "never"
-    study.write_text(
-        f"task: toy\nparams: {{wait_for: {never}}}\nsearch: {{trials: 4, space: {{x: {{uniform: [-1, 1]}}}}}}\n"
-    )
+    study.write_text(f"task: toy\nparams: {{{params}}}\nsearch: {{trials: 4, space: {{x: {{uniform: [-1, 1]}}}}}}\n")
     process = subprocess.Popen(
         [sys.executable, "-m", "orchestrator.cli", "run", str(study)],
         env={**os.environ, "ORCHESTRATOR_RUNS": str(runs.root)},
@@ -204,18 +202,18 @@ def test_ctrl_c_ends_in_order(tmp_path):
     folder = runs.root / "waits"
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and process.poll() is None:
-        if (folder / "journal.jsonl").exists() and (folder / "journal.jsonl").read_text().count('"reported"') == 2:
+        if (folder / "journal.jsonl").exists() and (folder / "journal.jsonl").read_text().count('"reported"') >= 2:
             break
     began = time.monotonic()
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole foreground group
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, out + err
     assert time.monotonic() - began < 10
-    assert "interrupted with 0 of 4 trials finished" in err
+    assert err.startswith("error: interrupted with 0 of 4 trials finished")
     record = load_record(folder / "journal.jsonl")
     assert record.state is State.STOPPED
     assert [t.state for t in record.trials.values()] == [State.STOPPED] * 2
-    assert all(math.isfinite(t.value("loss")) for t in record.trials.values())
+    assert any(math.isfinite(t.value("loss")) for t in record.trials.values())
     _, found = tracked(runs, "waits")
     assert [run.info.status for run in found] == ["KILLED"] * 3
     assert left_behind(folder) == []
