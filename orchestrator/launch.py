@@ -24,6 +24,7 @@ from orchestrator.states import State
 from orchestrator.study import Study
 
 _LEAST_FREE_BYTES = 200_000_000
+_BROKEN_PATIENCE_SECONDS = 5.0
 
 
 class Display(Protocol):
@@ -75,6 +76,7 @@ def run_study(study: Study, runs: Runs, display: Display) -> Outcome:
                 except BaseException as error:
                     _end_open_trials(record, journal, f"the study broke: {error!r}")
                     _conclude(record, folder, journal, State.FAILED, f"it broke: {error!r}")
+                    follower.finish(patience=_BROKEN_PATIENCE_SECONDS)
                     raise
                 finally:
                     display.stop()

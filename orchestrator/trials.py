@@ -229,7 +229,6 @@ class _TuneSearcher(_NotSaved, search.Searcher):
             data=study.data,
             cache=self._cache,
             folder=self._folder.trial(trial.id).root,
-            cpus=study.resources.cpus,
             gpus=study.resources.gpus,
         )
         return {"spec": spec, "searched": tuple(chosen)}

@@ -43,7 +43,6 @@ class TrialSpec:
     data: Path | None
     cache: Path
     folder: Path
-    cpus: float
     gpus: float
 
 
@@ -58,7 +57,7 @@ def run_trial(spec: TrialSpec, send: Send) -> None:
     context = TrialContext(spec, folder, send)
     with _log_to(folder.log):
         try:
-            _seed_everything(spec)
+            _seed_globals(spec.seed)
             task = registry.task(spec.task)
             final = task.run(task.params(**spec.params), context)
             end = _finish(spec, context, final)
@@ -142,15 +141,13 @@ def _finish(spec: TrialSpec, context: TrialContext, final: Any) -> TrialEnded:
     return TrialEnded(spec.id, State.FINISHED, metrics=metrics)
 
 
-def _seed_everything(spec: TrialSpec) -> None:
-    """Same seed, same numbers: all generators, and as many threads as the trial holds CPUs (sums depend on it)."""
-    random.seed(spec.seed)
-    np.random.seed(spec.seed)
-    with contextlib.suppress(ImportError):
-        import torch
+def _seed_globals(seed: int) -> None:
+    """A net for libraries that draw from global generators; a task itself uses ``context.seed``.
 
-        torch.manual_seed(spec.seed)
-        torch.set_num_threads(max(1, int(spec.cpus)))
+    Ray gives the process as many threads as the trial holds CPUs (``OMP_NUM_THREADS``): sums depend on that too.
+    """
+    random.seed(seed)
+    np.random.seed(seed)
 
 
 def _has_cuda() -> bool:

@@ -33,13 +33,16 @@ class Backbone:
         return ((x - mean) / std).contiguous(memory_format=torch.channels_last)
 
 
-def load_backbone(name: str, weights: str) -> Backbone:
-    """A timm model with ``weights``: ``packaged``, ``pretrained`` (timm's hub), ``none`` (random) or a file.
+def load_backbone(name: str, weights: str, seed: int = 0) -> Backbone:
+    """A timm model with ``weights``: ``packaged``, ``pretrained`` (timm's hub), ``none`` (random, by seed) or a file.
 
+    Leaves torch's generator as it was, so that what follows does not depend on whether a backbone was needed.
     Raises `InputError` naming what to give instead.
     """
     check_backbone(name, weights)
-    net: Any = _from_hub(name) if weights == "pretrained" else timm.create_model(name, pretrained=False)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net: Any = _from_hub(name) if weights == "pretrained" else timm.create_model(name, pretrained=False)
     path = weights_file(name, weights)
     if path is not None:
         load_weights(net, path)

@@ -78,7 +78,6 @@ class FrozenLearner:
         mean, std = x[0, self.rows.train].mean(0), x[0, self.rows.train].std(0) + 1e-6
         self._x = ((x - mean) / std).to(self._device)
         self._scaling = {"mean": mean, "std": std}
-        torch.manual_seed(context.seed)  # whether or not the features had to be computed, the head starts alike
         self.head: nn.Module = Head(params.head, x.shape[2], len(photos.classes), params.hidden, params.dropout).to(
             self._device
         )
@@ -118,7 +117,7 @@ class FinetuneLearner:
         side = math.ceil(params.resolution / 0.875)  # validation looks at the middle 7/8, as ImageNet's does
         self._pixels, problems = decoded(photos, side, context)
         self.rows = readable(photos, problems)
-        self._backbone = load_backbone(params.backbone, params.weights)
+        self._backbone = load_backbone(params.backbone, params.weights, context.seed)
         self.head: nn.Module = Head(
             params.head, self._backbone.features, len(photos.classes), params.hidden, params.dropout
         )

@@ -25,6 +25,7 @@ def train(params: DogParams, context: Context) -> Mapping[str, float]:
     """Train with AdamW and a one-cycle schedule, validating and checkpointing each epoch."""
     root = context.data or drawn.ensure(context.cache)
     photos = find_photos(root, params.val_fraction, params.split_seed)
+    torch.manual_seed(context.seed)
     learner = make_learner(params, context, photos)
     rows = learner.rows
     trainer = _Trainer(params, learner, context)

@@ -202,7 +202,8 @@ def test_ctrl_c_ends_in_order(tmp_path, params):
     folder = runs.root / "waits"
     deadline = time.monotonic() + 60
     while time.monotonic() < deadline and process.poll() is None:
-        if (folder / "journal.jsonl").exists() and (folder / "journal.jsonl").read_text().count('"reported"') >= 2:
+        trials = load_record(folder / "journal.jsonl").trials if (folder / "journal.jsonl").exists() else {}
+        if sum(bool(trial.reports) for trial in trials.values()) == 2:
             break
     began = time.monotonic()
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole foreground group
@@ -213,7 +214,7 @@ def test_ctrl_c_ends_in_order(tmp_path, params):
     record = load_record(folder / "journal.jsonl")
     assert record.state is State.STOPPED
     assert [t.state for t in record.trials.values()] == [State.STOPPED] * 2
-    assert any(math.isfinite(t.value("loss")) for t in record.trials.values())
+    assert all(math.isfinite(t.value("loss")) for t in record.trials.values())
     _, found = tracked(runs, "waits")
     assert [run.info.status for run in found] == ["KILLED"] * 3
     assert left_behind(folder) == []

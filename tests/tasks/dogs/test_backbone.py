@@ -25,6 +25,15 @@ def test_packaged_weights_fit_and_are_not_random(name):
     assert spread(mine)[0] / spread(mine)[10] > 2 * spread(other)[0] / spread(other)[10]
 
 
+def test_loading_leaves_the_generator_alone_and_random_weights_follow_their_seed():
+    torch.manual_seed(1)
+    before = torch.get_rng_state()
+    first, second, other = (load_backbone(SMALL, "none", seed).net.state_dict() for seed in (3, 3, 4))
+    assert torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(first[name], second[name]) for name in first)
+    assert not torch.equal(first["conv_stem.weight"], other["conv_stem.weight"])
+
+
 def test_weights_from_files_of_both_kinds(tmp_path):
     net = timm.create_model(SMALL, pretrained=False)
     state = net.state_dict()

@@ -42,7 +42,6 @@ def numbers(context):
 
 @pytest.mark.parametrize("regime", REGIMES)
 def test_a_restarted_trial_ends_as_if_nothing_had_happened(regime, dogs, cache, tmp_path):
-    torch.manual_seed(0)
     params = DogParams(**REGIMES[regime])
     whole = FakeContext(tmp_path / "whole", data=dogs, cache=cache)
     result = TASK.run(params, whole)
@@ -60,7 +59,6 @@ def test_a_restarted_trial_ends_as_if_nothing_had_happened(regime, dogs, cache, 
 def test_the_exported_model_says_what_validation_said(regime, dogs, cache, tmp_path):
     params = DogParams(**REGIMES[regime])
     context = FakeContext(tmp_path, data=dogs, cache=cache)
-    torch.manual_seed(0)
     result = TASK.run(params, context)
     target = tmp_path / "model"
     target.mkdir()
@@ -81,7 +79,6 @@ def test_the_exported_model_says_what_validation_said(regime, dogs, cache, tmp_p
 def test_the_backbone_is_frozen_first_and_only_its_end_is_trained_later(dogs, cache, tmp_path):
     params = DogParams(**{**REGIMES["finetune"], "epochs": 2})
     context = FakeContext(tmp_path, data=dogs, cache=cache)
-    torch.manual_seed(0)
     TASK.run(params, context)
     first, second = (state["model"] for _, state in context.saved)
     changed = {name for name in first if not torch.equal(first[name], second[name])}
