@@ -16,8 +16,3 @@ class State(StrEnum):
     @property
     def is_over(self) -> bool:
         return self not in (State.PENDING, State.RUNNING)
-
-    @property
-    def has_result(self) -> bool:
-        """Whether its metrics may be compared with those of other trials."""
-        return self in (State.FINISHED, State.PRUNED)

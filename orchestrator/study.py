@@ -23,7 +23,12 @@ from tasks.api import Choice, Dimension, Goal, InputError, IntRange, LogUniform,
 
 BUILTIN = "builtin"
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,80}")
-_DIMENSIONS = {"choice": Choice, "uniform": Uniform, "log_uniform": LogUniform, "int_range": IntRange}
+_DIMENSIONS: dict[str, type[Dimension]] = {
+    "choice": Choice,
+    "uniform": Uniform,
+    "log_uniform": LogUniform,
+    "int_range": IntRange,
+}
 
 
 _Model = TypeVar("_Model", bound=BaseModel)

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import copy
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -52,18 +53,12 @@ class Goal(StrEnum):
     MIN = "min"
     MAX = "max"
 
-    def better(self, a: float, b: float) -> bool:
-        """Whether ``a`` beats ``b``; anything finite beats NaN and infinities."""
-        if math.isfinite(a) != math.isfinite(b):
-            return math.isfinite(a)
-        return a > b if self is Goal.MAX else a < b
-
 
 # ---------------------------------------------------------------------------------------------------- search spaces
 
 
 @dataclass(frozen=True)
-class _Dimension:
+class _Dimension(ABC):
     """One searched parameter. ``when`` makes it conditional: ``{"head": "glu"}`` searches it only for that head."""
 
     when: Mapping[str, Any] | None = field(default=None, kw_only=True)
@@ -78,17 +73,17 @@ class _Dimension:
         object.__setattr__(other, "when", when)
         return other
 
+    @abstractmethod
     def ends(self) -> tuple[Any, ...]:
         """The values that a bound of the task could reject: both ends, or every option."""
-        raise NotImplementedError
 
+    @abstractmethod
     def grid(self) -> tuple[Any, ...]:
         """The values of a grid search, in order."""
-        raise NotImplementedError
 
+    @abstractmethod
     def at(self, quantile: float) -> Any:
         """The value at a quantile in [0, 1): a uniform quantile gives a value of this distribution."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True, init=False)

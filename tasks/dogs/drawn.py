@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -248,17 +248,3 @@ def _as_colour(values: np.ndarray) -> Colour:
 
 def _box(centre: Point, rx: float, ry: float) -> tuple[float, float, float, float]:
     return (centre[0] - rx, centre[1] - ry, centre[0] + rx, centre[1] + ry)
-
-
-def sheet(per_breed: int = 6) -> Image.Image:
-    """All breeds, a row each: what the data set looks like."""
-    page = Image.new("RGB", (SIZE * per_breed, SIZE * len(BREEDS)))
-    for row, column, image in _examples(per_breed):
-        page.paste(image, (column * SIZE, row * SIZE))
-    return page
-
-
-def _examples(per_breed: int) -> Iterator[tuple[int, int, Image.Image]]:
-    for row, breed in enumerate(BREEDS):
-        for column in range(per_breed):
-            yield row, column, draw(breed, np.random.default_rng((0, 0, row, column)))
