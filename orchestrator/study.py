@@ -128,8 +128,9 @@ def build(raw: Mapping[str, Any], sources: _Sources | None = None) -> Study:
     raw["name"] = _check_name(raw.get("name", task.name), sources)
     raw["question"] = raw.get("question") or task.question
     raw["data"] = _resolve_data(raw.get("data", BUILTIN), sources)
-    raw["params"] = _check_params(task, raw.get("params"), sources)
-    raw["search"] = _check_search(task, raw["params"], raw.get("search"), sources)
+    given = _mapping(raw.get("params"), ("params",), sources)
+    raw["params"] = _check_params(task, given, sources)
+    raw["search"] = _check_search(task, raw["params"], set(given), raw.get("search"), sources)
     raw["resources"] = _check_resources(task, raw.get("resources"), sources)
     study = _validated(Study, raw, (), sources)
     try:
@@ -227,7 +228,8 @@ def _check_params(task: Task, raw: Any, sources: _Sources) -> dict[str, Any]:
     return _validated(task.params, raw, ("params",), sources).model_dump(mode="json")
 
 
-def _check_search(task: Task, params: dict[str, Any], raw: Any, sources: _Sources) -> dict[str, Any]:
+def _check_search(task: Task, params: dict[str, Any], given: set[str], raw: Any, sources: _Sources) -> dict[str, Any]:
+    """The search; without a space of its own it takes the task's, less the parameters that the study fixes."""
     raw = dict(_mapping(raw, ("search",), sources))
     if isinstance(raw.get("scheduler"), str):
         raw["scheduler"] = {"kind": raw["scheduler"]}
@@ -242,8 +244,11 @@ def _check_search(task: Task, params: dict[str, Any], raw: Any, sources: _Source
         hint = did_you_mean(str(raw["metric"]), task.reports)
         raise sources.error(("search", "metric"), f"task '{task.name}' does not report '{raw['metric']}'", hint)
     key = ("search", "space")
-    given = _mapping(raw["space"], key, sources) if "space" in raw else task.space
-    raw["space"] = {name: _dimension(name, value, (*key, str(name)), sources) for name, value in given.items()}
+    if "space" in raw:
+        asked = _mapping(raw["space"], key, sources)
+    else:
+        asked = {name: dimension for name, dimension in task.space.items() if name not in given}
+    raw["space"] = {name: _dimension(name, value, (*key, str(name)), sources) for name, value in asked.items()}
     _check_space(task, params, raw["space"], sources)
     raw["space"] = _settled(raw["space"], params)
     search = _validated(Search, raw, ("search",), sources)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import kstest, uniform
 
 from orchestrator.errors import DoesNotFit
 from orchestrator.plan import Node, derive_seed, grid, make_plan, sample
@@ -30,6 +31,12 @@ def test_seeds_and_ids_are_distinct():
     trials = plan_of(trials=500).trials
     assert len({t.seed for t in trials}) == len({t.id for t in trials}) == 500
     assert derive_seed(0, "t0001") != derive_seed(1, "t0001")
+
+
+def test_trials_differ_in_their_random_parameters():
+    chosen = [t.params["x"] for t in plan_of(trials=200, space={"x": {"uniform": [-1, 1]}}).trials]
+    assert len(set(chosen)) == 200
+    assert kstest(chosen, uniform(-1, 2).cdf).pvalue > 1e-3
 
 
 def test_a_new_dimension_leaves_the_others_as_they_were():
@@ -68,6 +75,7 @@ def test_grid_ends_are_exact():
     [
         (Node("n", 8, 2), Resources(1, 0.5), 4),
         (Node("n", 8, 2), Resources(1, 0.3), 6),
+        (Node("n", 8, 2), Resources(1, 0.4), 4),  # two a card; five would need one that spans both
         (Node("n", 8, 2), Resources(1, 0.7), 2),
         (Node("n", 8, 3), Resources(1, 2), 1),
         (Node("n", 2, 8), Resources(1, 0.25), 2),

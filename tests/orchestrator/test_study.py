@@ -88,6 +88,14 @@ def test_a_parameter_given_a_value_is_searched_no_longer(tmp_path):
     assert study.params_of({}).x == 0.25
 
 
+def test_a_fixed_parameter_leaves_the_tasks_own_space_too(tmp_path):
+    path = write(tmp_path, "task: toy\nsearch: {trials: 2}\n")
+    assert set(load_study(path).search.space) == {"x", "mood"}
+    assert set(load_study(path, ["params.x=0.25"]).search.space) == {"mood"}
+    both = write(tmp_path, "task: toy\nparams: {x: 0}\nsearch: {trials: 2, space: {x: {uniform: [0, 1]}}}\n")
+    assert set(load_study(both).search.space) == {"x"}  # the file asks for it in so many words
+
+
 def test_conditions_on_fixed_parameters_are_settled_when_the_study_is_read(tmp_path):
     path = write(tmp_path, GOOD)
     assert load_study(path).search.space["width"] == IntRange(1, 64, log=True)

@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 import torch
 from fakes import FakeContext
+from sklearn.metrics import log_loss
 
 from orchestrator import checkpoint
 from tasks import serving
 from tasks.api import InputError
 from tasks.dogs import TASK, DogParams, drawn
+from tasks.dogs.backbone import load_backbone
 from tasks.dogs.heads import Head
 from tasks.dogs.photos import read_photo
 
@@ -74,6 +76,7 @@ def test_the_exported_model_says_what_validation_said(regime, dogs, cache, tmp_p
         labels = [sorted(b.name for b in drawn.BREEDS[:3]).index(path.parent.name) for path in paths]
         scores = predictor.predict(np.stack([read_photo(path, 64) for path in paths]))
         assert (scores.argmax(1) == labels).mean() == pytest.approx(result["val/top1"])
+        assert log_loss(labels, scores) == pytest.approx(result["val/loss"], rel=1e-4)
 
 
 def test_the_backbone_is_frozen_first_and_only_its_end_is_trained_later(dogs, cache, tmp_path):
@@ -81,6 +84,8 @@ def test_the_backbone_is_frozen_first_and_only_its_end_is_trained_later(dogs, ca
     context = FakeContext(tmp_path, data=dogs, cache=cache)
     TASK.run(params, context)
     first, second = (state["model"] for _, state in context.saved)
+    untrained = load_backbone(params.backbone, params.weights, context.seed).net.state_dict()
+    assert all(torch.equal(first[f"0.{name}"], tensor) for name, tensor in untrained.items())
     changed = {name for name in first if not torch.equal(first[name], second[name])}
     assert "0.conv_stem.weight" not in changed
     assert any(name.startswith("0.") for name in changed)
