@@ -6,22 +6,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.errors import FolderBusy, JournalDamaged
-from orchestrator.journal import (
-    Journal,
+from orchestrator.errors import EnvironmentProblem, FolderBusy, JournalDamaged
+from orchestrator.events import (
+    Cause,
+    Mutated,
     Reported,
+    Saved,
     StudyEnded,
+    StudyResumed,
     StudyStarted,
+    TrialContinued,
     TrialEnded,
+    TrialInterrupted,
     TrialPlaced,
     TrialStarted,
     decode,
     encode,
-    is_written,
-    load_record,
-    read,
-    replay,
 )  # fmt: skip
+from orchestrator.journal import Journal, is_written, load_record, read
+from orchestrator.record import replay
 from orchestrator.states import State
 
 STUDY = {"name": "s", "task": "toy", "search": {"metric": "loss", "goal": "min"}}
@@ -32,6 +35,11 @@ EVENTS = [
     Reported("t0000", 1, {"loss": 0.25}),
     Reported("t0000", 2, {"loss": math.inf}),
     TrialEnded("t0000", State.FAILED, "diverged at step 2: loss is inf", {"loss": math.inf}),
+    Saved("t0000", 2),
+    TrialInterrupted("t0000", Cause.STALLED, "it reported nothing", "Traceback …"),
+    Mutated("t0000", 2, "t0001", {"x": 0.6}),
+    TrialContinued("t0000", 2),
+    StudyResumed(STUDY, 3),
     StudyEnded(State.FAILED, {"support": "undecided", "sentence": "–"}),
 ]
 
@@ -41,6 +49,12 @@ times = st.floats(1e9, 2e9)
 events = st.one_of(
     st.builds(Reported, st.just("t0000"), st.integers(1, 10**9), st.dictionaries(texts, numbers, max_size=3), at=times),
     st.builds(TrialPlaced, st.just("t0000"), texts, st.integers(1, 2**22), at=times),
+    st.builds(TrialInterrupted, st.just("t0000"), st.sampled_from(Cause), texts, texts | st.none(), at=times),
+    st.builds(TrialContinued, st.just("t0000"), st.integers(1, 99), at=times),
+    st.builds(Saved, st.just("t0000"), st.integers(1, 10**9), at=times),
+    st.builds(Mutated, st.just("t0000"), st.integers(1, 10**9), st.just("t0001"), st.just({"x": 0.25}), at=times),
+    st.builds(StudyResumed, st.just(STUDY), st.integers(1, 99), at=times),
+    st.builds(StudyEnded, st.sampled_from(State), st.none(), texts | st.none(), at=times),
     st.builds(
         TrialEnded,
         st.just("t0000"),
@@ -81,8 +95,9 @@ def test_any_truncation_replays_to_the_state_before_it(tmp_path_factory, tail, d
     kept = sum(end <= cut for end in ends)
     assert replay(event for event, _ in read(path)) == replay(written[:kept])
     with Journal(path) as journal:  # a writer drops the torn end and goes on behind it
-        journal.append(EVENTS[2])
-    assert [event for event, _ in read(path)] == [*written[:kept], EVENTS[2]]
+        assert journal.record == replay(written[:kept])
+        journal.append(EVENTS[0])
+    assert [event for event, _ in read(path)] == [*written[:kept], EVENTS[0]]
 
 
 def test_damage_in_the_middle_is_an_error_that_names_the_place(tmp_path):
@@ -110,3 +125,40 @@ def test_a_study_whose_process_died_is_stopped(tmp_path):
     assert record.state is State.STOPPED
     assert record.trials["t0000"].state is State.STOPPED
     assert record.trials["t0000"].metrics == {"loss": 0.25}
+
+
+def test_a_newer_format_is_refused_and_named(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    path.write_bytes(encode(StudyStarted("u", STUDY, 2, version=99)))
+    with pytest.raises(EnvironmentProblem, match="format 99; this version reads up to 2"):
+        load_record(path)
+
+
+def test_several_events_are_written_together_or_not_at_all(tmp_path):
+    path = tmp_path / "journal.jsonl"
+    with Journal(path) as journal:
+        journal.append(*EVENTS[:2])
+        before = path.read_bytes()
+        with pytest.raises(TypeError):
+            journal.append(EVENTS[2], Reported("t0000", 1, {"loss": object()}))
+        assert path.read_bytes() == before
+        assert journal.record == replay(EVENTS[:2])
+
+
+def test_time_is_counted_by_session_and_by_attempt():
+    """Pauses between sessions and waiting for a place are no work; an attempt ends with its driver's last word."""
+    record = replay(
+        [
+            StudyStarted("u", STUDY, 2, at=0.0),
+            TrialStarted("t0000", 7, {}, (), at=1.0),
+            TrialPlaced("t0000", "host", 1, at=3.0),
+            Reported("t0000", 1, {"loss": 1.0}, at=5.0),  # then its driver dies
+            StudyResumed(STUDY, 2, at=100.0),
+            TrialContinued("t0000", 2, at=101.0),
+            TrialPlaced("t0000", "host", 2, at=102.0),
+            TrialEnded("t0000", State.FINISHED, metrics={"loss": 1.0}, at=112.0),
+            StudyEnded(State.FINISHED, at=115.0),
+        ]
+    )
+    assert record.seconds_at(1000.0) == 5 + 15
+    assert record.gpu_seconds_at(1000.0, 0.5) == 0.5 * (2 + 10)
