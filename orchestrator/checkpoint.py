@@ -1,24 +1,41 @@
 """Checkpoints: one safetensors file each, written aside and renamed, holding tensors and plain values only.
 
-Nothing is pickled, so a checkpoint from anywhere can be loaded without running code from it.
+Nothing is pickled, so a checkpoint from anywhere can be loaded without running code from it. Two are kept: the last,
+and the best of the others, to which a trial falls back when the last is damaged.
 """
 
 from __future__ import annotations
 
+import errno
 import json
+import math
 import os
-from collections.abc import Mapping
+import shutil
+import zlib
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-KEEP = 2  # the last one and the one before it, in case the last is damaged
+KEEP = 2
 
 
-def save(folder: Path, step: int, state: Mapping[str, Any]) -> None:
-    """Write ``step-<n>.safetensors`` and drop all but the last `KEEP`.
+class Checkpoint(NamedTuple):
+    """``notes`` are the machinery's own, one mapping each."""
 
-    Raises TypeError for a value that is neither a tensor nor plain (None, bool, number, string, list, tuple, dict).
+    step: int
+    state: dict[str, Any]
+    notes: list[dict[str, Any]]
+
+
+def save(
+    folder: Path, step: int, state: Mapping[str, Any], score: float = -math.inf, notes: Sequence[Mapping[str, Any]] = ()
+) -> None:
+    """Write ``step-<n>.safetensors``; of the older ones keep the one of the highest ``score``, the newer in a tie.
+
+    Raises TypeError for a value that is neither a tensor nor plain (None, bool, number, string, list, tuple, dict), and
+    OSError when the disk is full: what was there before is as it was.
     """
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     tensors: dict[str, Any] = {}
@@ -26,16 +43,23 @@ def save(folder: Path, step: int, state: Mapping[str, Any]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{step:09d}.safetensors"
     aside = path.with_suffix(".tmp")
-    save_file(tensors, aside, metadata={"step": str(step), "tree": json.dumps(tree)})
-    with aside.open("rb") as file:
-        os.fsync(file.fileno())
+    metadata = {"step": str(step), "score": repr(score), "notes": json.dumps(list(notes)), "tree": json.dumps(tree)}
+    metadata["crc"] = _checksum(tensors, metadata)
+    try:
+        save_file(tensors, aside, metadata=metadata)
+        with aside.open("rb") as file:
+            os.fsync(file.fileno())
+    except (OSError, SafetensorError) as error:
+        aside.unlink(missing_ok=True)
+        if "os error 28" in str(error):  # safetensors writes in Rust and says it in its own words
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
+        raise
     os.replace(aside, path)
-    for old in _files(folder)[:-KEEP]:
-        old.unlink()
+    _drop_old(folder, path)
 
 
-def load_last(folder: Path) -> tuple[int, dict[str, Any]] | None:
-    """``(step, state)`` of the newest checkpoint that is whole, or None."""
+def load_last(folder: Path) -> Checkpoint | None:
+    """The newest checkpoint that is whole, or None. Says which one was damaged."""
     from safetensors import SafetensorError, safe_open
 
     for path in reversed(_files(folder)):
@@ -43,11 +67,59 @@ def load_last(folder: Path) -> tuple[int, dict[str, Any]] | None:
             with safe_open(path, framework="pt") as file:
                 metadata = file.metadata()
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-        except SafetensorError as error:
+                if metadata.pop("crc") != _checksum(tensors, metadata):
+                    raise ValueError("the checksum does not match")
+                state = _unflatten(json.loads(metadata["tree"]), tensors)
+                return Checkpoint(int(metadata["step"]), state, json.loads(metadata["notes"]))
+        except (SafetensorError, KeyError, TypeError, ValueError) as error:
             print(f"checkpoint {path} is damaged ({error}); taking the one before it", flush=True)
-            continue
-        return int(metadata["step"]), _unflatten(json.loads(metadata["tree"]), tensors)
     return None
+
+
+def _checksum(tensors: Mapping[str, Any], metadata: Mapping[str, str]) -> str:
+    """Of all that a file holds: safetensors has none of its own."""
+    import torch
+
+    total = zlib.crc32(json.dumps(sorted(metadata.items())).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        total = zlib.crc32(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode(), total)
+        total = zlib.crc32(tensor.reshape(-1).view(torch.uint8).numpy(), total)
+    return f"{total:08x}"
+
+
+def adopt(folder: Path, parent: Path) -> None:
+    """Replace a trial's checkpoints by the newest of another trial."""
+    newest = _files(parent)[-1]
+    folder.mkdir(parents=True, exist_ok=True)
+    aside = (folder / newest.name).with_suffix(".tmp")
+    shutil.copyfile(newest, aside)
+    for old in _files(folder):
+        old.unlink()
+    os.replace(aside, folder / newest.name)
+
+
+def largest(folder: Path) -> int:
+    """The size in bytes of the largest checkpoint of a trial, 0 without one."""
+    return max((path.stat().st_size for path in _files(folder)), default=0)
+
+
+def _drop_old(folder: Path, newest: Path) -> None:
+    older = [path for path in _files(folder) if path != newest]
+    for path in sorted(older, key=lambda path: (_score(path), path.name))[: -(KEEP - 1)]:
+        path.unlink()
+
+
+def _score(path: Path) -> float:
+    """What a checkpoint was saved with; one that cannot be read is worth nothing."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            score = float(file.metadata()["score"])
+    except (SafetensorError, KeyError, TypeError, ValueError):
+        return -math.inf
+    return -math.inf if math.isnan(score) else score
 
 
 def _files(folder: Path) -> list[Path]:

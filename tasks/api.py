@@ -220,10 +220,19 @@ class Context(Protocol):
         metric is NaN or infinite. May not return: a trial that the scheduler stops ends here."""
 
     def save(self, step: int, state: Mapping[str, Any]) -> None:
-        """Keep a checkpoint: nested dicts, lists, tuples of tensors and plain values; atomic."""
+        """Keep a checkpoint: nested dicts, lists, tuples of tensors and plain values; atomic.
+
+        Report a step before saving it: a resumed trial begins behind its last checkpoint. To end like one that was
+        never cut off it needs all that its future depends on: model, optimizer, schedule, generators, the order of the
+        data. May not return, as `report`.
+        """
 
     def restore(self) -> tuple[int, dict[str, Any]] | None:
-        """The last checkpoint as ``(step, state)``, or None at a fresh start."""
+        """The last checkpoint as ``(step, state)``, or None at a fresh start.
+
+        Under population-based training it may be another trial's: parameters that are searched come from ``params``,
+        never from the checkpoint.
+        """
 
     def artifact(self, name: str) -> Path:
         """A path (``curves.csv``, ``model/head.safetensors``) whose content reaches the tracker."""

@@ -20,6 +20,8 @@ from tasks.dogs.model import save_model
 if TYPE_CHECKING:
     from tasks.dogs import DogParams
 
+_OWN = ("initial_lr", "max_lr", "min_lr", "weight_decay")
+
 
 def train(params: DogParams, context: Context) -> Mapping[str, float]:
     """Train with AdamW and a one-cycle schedule, validating and checkpointing each epoch."""
@@ -90,11 +92,21 @@ class _Trainer:
 
     def _load(self, epoch: int, state: Mapping[str, Any]) -> None:
         self._learner.model.load_state_dict(state["model"])
-        self._optimizer.load_state_dict(state["optimizer"])
+        self._load_optimizer(state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
         self._order.set_state(state["order"])
         torch.set_rng_state(state["rng"])
         self.epoch, self.history = epoch, list(state["history"])
+
+    def _load_optimizer(self, state: Mapping[str, Any]) -> None:
+        """The moments are the checkpoint's; rates and decay are this trial's own, which population-based training may
+        have changed since the checkpoint was written."""
+        own = [{name: group[name] for name in _OWN} for group in self._optimizer.param_groups]
+        self._optimizer.load_state_dict(dict(state))
+        for group, values in zip(self._optimizer.param_groups, own, strict=True):
+            if group["max_lr"] != values["max_lr"]:
+                group["lr"] *= values["max_lr"] / group["max_lr"]
+            group.update(values)
 
 
 def _plain(state: Mapping[str, Any]) -> dict[str, Any]:

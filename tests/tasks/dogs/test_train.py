@@ -52,9 +52,27 @@ def test_a_restarted_trial_ends_as_if_nothing_had_happened(regime, dogs, cache, 
     step, state = whole.saved[1]
     checkpoint.save(tmp_path / "kept", step, state)  # through the file, as in life
     again = FakeContext(tmp_path / "again", data=dogs, cache=cache)
-    again.start = checkpoint.load_last(tmp_path / "kept")
+    again.start = checkpoint.load_last(tmp_path / "kept")[:2]
     assert TASK.run(params, again) == result
     assert numbers(again) == numbers(whole)[2:]
+
+
+@pytest.mark.parametrize("changed", [{"lr": 0.05}, {"weight_decay": 5.0}])
+def test_a_restored_trial_trains_with_its_own_rates(changed, dogs, cache, tmp_path):
+    """As population-based training needs it: what is searched comes from the parameters, not from the checkpoint."""
+    first = FakeContext(tmp_path / "first", data=dogs, cache=cache)
+    TASK.run(DogParams(**REGIMES["frozen"]), first)
+    checkpoint.save(tmp_path / "kept", *first.saved[1])
+    contexts = [FakeContext(tmp_path / name, data=dogs, cache=cache) for name in ("same", "other")]
+    for context, own in zip(contexts, ({}, changed), strict=True):
+        context.start = checkpoint.load_last(tmp_path / "kept")[:2]
+        TASK.run(DogParams(**REGIMES["frozen"], **own), context)
+    same, other = (dict(context.saved[-1][1]["optimizer"]["param_groups"][0]) for context in contexts)
+    for name, value in changed.items():
+        peak = "max_lr" if name == "lr" else name
+        assert other[peak] == value != same[peak]
+    assert numbers(contexts[0]) == numbers(first)[2:]
+    assert numbers(contexts[1]) != numbers(first)[2:]
 
 
 @pytest.mark.parametrize("regime", REGIMES)
