@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import itertools
 import statistics
 
-from orchestrator.journal import Reported, TrialRecord
 from orchestrator.plan import Node, make_plan
+from orchestrator.record import Record, TrialRecord
 from orchestrator.search import PlannedSearcher, TpeSearcher, make_searcher
 from orchestrator.states import State
-from orchestrator.study import build
+from orchestrator.studyfile import build
 
 SPACE = {
     "mood": {"choice": ["well", "nan"]},
@@ -20,8 +21,8 @@ def plan_of(trials, **search):
 
 
 def ended(trial, params, value, state=State.FINISHED):
-    record = TrialRecord(trial.id, trial.seed, params, tuple(params), 0.0, state)
-    record.reports = [Reported(trial.id, 1, {"loss": value})]
+    record = TrialRecord(trial.id, trial.seed, params, tuple(params), 0.0, state=state)
+    record.curve.append(1, value)
     record.final = {"loss": value}
     return record
 
@@ -43,6 +44,21 @@ def test_tpe_repeats_itself_and_learns():
     late = [value_of(params) for params in first[30:]]
     early = [value_of(params) for params in first[:10]]
     assert statistics.median(late) < statistics.median(early) / 2
+
+
+def test_a_rebuilt_search_proposes_what_the_first_would_have():
+    """After any number of results: finished, pruned, failed and open trials alike."""
+    plan = plan_of(40, algorithm="tpe")
+    states = itertools.cycle([State.FINISHED, State.PRUNED, State.FINISHED, State.FAILED, State.RUNNING])
+    searcher, record = make_searcher(plan), Record()
+    for trial, state in zip(plan.trials, states, strict=False):
+        again = make_searcher(plan)
+        again.rebuild(record)
+        proposed = searcher.ask(trial)
+        assert again.ask(trial) == proposed
+        record.trials[trial.id] = ended(trial, proposed, (proposed["x"] - 0.5) ** 2, state)
+        if state is not State.RUNNING:
+            searcher.tell(record.trials[trial.id])
 
 
 def test_tpe_keeps_to_conditions_bounds_and_types():
