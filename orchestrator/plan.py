@@ -1,7 +1,8 @@
 """Study → plan: the exact trials with ids, seeds and (where they do not depend on results) parameters. Pure.
 
 A trial's seed and its random parameters derive from the study's seed and the trial's id alone, so trial 7 is the same
-trial in a search of 8 and in one of 800, on one worker or on a hundred.
+trial in a search of 8 and in one of 800, on one worker or on a hundred. Once the search is over, `finalists` plans the
+runs of the best on fresh seeds.
 """
 
 from __future__ import annotations
@@ -16,8 +17,14 @@ from typing import Any
 import numpy as np
 
 from orchestrator.errors import DoesNotFit, StudyError
-from orchestrator.study import Algorithm, Study
-from tasks.api import Resources, Space
+from orchestrator.record import Record, TrialRecord
+from orchestrator.states import State
+from orchestrator.study import Algorithm, SchedulerKind, Study
+from tasks.api import Goal, Resources, Space
+
+DEFAULTS = "defaults"  # what the runs of a study's own parameters, beside those of finalists, are runs of
+_BEST_FIRST = (State.FINISHED, State.PRUNED, State.RUNNING, State.PENDING, State.STOPPED)
+_KEPT_CHECKPOINTS = 2  # a trial's last, and the one before it until the last is whole
 
 
 @dataclass(frozen=True)
@@ -39,39 +46,64 @@ class Node:
 
 @dataclass(frozen=True)
 class PlannedTrial:
-    """One run of the task. ``params`` holds what the search chose; None until the searcher proposes it."""
+    """One run of the task. ``params`` holds what the search chose; None until the searcher proposes it.
+
+    ``of`` names the trial that a finalist's run repeats, or `DEFAULTS`.
+    """
 
     id: str
     seed: int
     params: dict[str, Any] | None
+    of: str | None = None
 
 
 @dataclass(frozen=True)
 class Plan:
+    """``trials`` are those of the search; the runs of finalists are not known before it is over."""
+
     study: Study
     trials: tuple[PlannedTrial, ...]
     concurrent: int
     notes: tuple[str, ...]
 
-    def to_plain(self, seconds_per_trial: float | None = None) -> dict[str, Any]:
-        """What ``plan --json`` prints. The times are None until a trial of this study has been timed."""
-        resources, waves = self.study.resources, math.ceil(len(self.trials) / self.concurrent)
-        hours = None if seconds_per_trial is None else waves * seconds_per_trial / 3600
-        gpu_hours = None if seconds_per_trial is None else len(self.trials) * seconds_per_trial * resources.gpus / 3600
+    @property
+    def finalist_runs(self) -> int:
+        """How many runs the finalists add when as many trials finish as are wanted; 0 without finalists."""
+        return _finalist_runs(self.study, len(self.trials))
+
+    @property
+    def size(self) -> int:
+        """All runs: the search's and the finalists'."""
+        return len(self.trials) + self.finalist_runs
+
+    def to_plain(self, seconds_per_trial: float | None = None, checkpoint_bytes: int | None = None) -> dict[str, Any]:
+        """What ``plan --json`` prints.
+
+        Times are None until a trial of this study has been timed (seconds), disk until one has kept a checkpoint
+        (``checkpoint_bytes``: the largest). Schedulers and budgets may make it less.
+        """
         return {
             "study": self.study.name,
             "task": self.study.task,
             "concurrent": self.concurrent,
-            "resources": asdict(resources),
-            "estimate": {
-                "waves": waves,
-                "seconds_per_trial": seconds_per_trial,
-                "hours": hours,
-                "gpu_hours": gpu_hours,
-            },
+            "resources": asdict(self.study.resources),
+            "finalist_runs": self.finalist_runs,
+            "estimate": self._estimate(seconds_per_trial, checkpoint_bytes),
             "notes": list(self.notes),
             "trials": [asdict(trial) for trial in self.trials],
-        }  # fmt: skip
+        }
+
+    def _estimate(self, seconds: float | None, checkpoint_bytes: int | None) -> dict[str, Any]:
+        waves = sum(math.ceil(runs / self.concurrent) for runs in (len(self.trials), self.finalist_runs))
+        gpus = self.study.resources.gpus
+        return {
+            "waves": waves,
+            "seconds_per_trial": seconds,
+            "hours": None if seconds is None else waves * seconds / 3600,
+            "gpu_hours": None if seconds is None else self.size * seconds * gpus / 3600,
+            "checkpoint_bytes": checkpoint_bytes,
+            "disk_bytes": None if checkpoint_bytes is None else _KEPT_CHECKPOINTS * checkpoint_bytes * self.size,
+        }
 
 
 def make_plan(study: Study, nodes: Sequence[Node]) -> Plan:
@@ -79,11 +111,60 @@ def make_plan(study: Study, nodes: Sequence[Node]) -> Plan:
     check_fits(study.resources, nodes)
     capacity = sum(node.holds(study.resources) for node in nodes)
     chosen = _chosen(study)
-    concurrent = min(study.search.concurrent or capacity, capacity, len(chosen))
+    most = max(len(chosen), _finalist_runs(study, len(chosen)))
+    concurrent = min(study.search.concurrent or capacity, capacity, most)
     trials = tuple(
         PlannedTrial(trial_id(i), derive_seed(study.seed, trial_id(i)), params) for i, params in enumerate(chosen)
     )
-    return Plan(study, trials, concurrent, tuple(_notes(study, concurrent, capacity)))
+    return Plan(study, trials, concurrent, tuple(_notes(study, len(trials), concurrent, capacity)))
+
+
+def finalists(study: Study, record: Record) -> list[PlannedTrial]:
+    """The runs of the finalists and of the study's defaults on fresh seeds, those that have started too.
+
+    Empty without finalists and until every trial of the search is over. The k-th run of each has the same seed, so that
+    they compare in pairs, and comes before any (k+1)-th, so that a budget cuts all of them short alike. Trials whose
+    parameters are the same as a better one's are left out: they are the same finalist.
+    """
+    search = [trial for trial in record.trials.values() if trial.of is None]
+    if study.finalists is None or any(trial.is_open for trial in search) or len(search) < _search_size(study):
+        return []
+    distinct: dict[str, TrialRecord] = {}
+    for trial in ranked(record):
+        if trial.state is State.FINISHED and finite_value(trial, study.search.metric) is not None:
+            distinct.setdefault(repr(sorted(trial.chosen.items())), trial)
+    of = {trial.id: trial.chosen for trial in list(distinct.values())[: study.finalists.top]}
+    if of and study.search.space:
+        of[DEFAULTS] = {}
+    return [
+        PlannedTrial(f"{id}-s{k}", derive_seed(study.seed, "finalist", str(k)), chosen, id)
+        for k in range(1, study.finalists.seeds + 1)
+        for id, chosen in of.items()
+    ]
+
+
+def metric_of(record: Record) -> tuple[str, Goal]:
+    search = record.study["search"]
+    return search["metric"], Goal(search["goal"])
+
+
+def finite_value(trial: TrialRecord, metric: str) -> float | None:
+    """The metric's value; None where it is not finite, and for trials that failed."""
+    value = trial.value(metric)
+    return value if trial.state is not State.FAILED and math.isfinite(value) else None
+
+
+def ranked(record: Record) -> list[TrialRecord]:
+    """The search's trials, best first: the finished, the pruned (by their last report), those without a result."""
+    metric, goal = metric_of(record)
+
+    def order(trial: TrialRecord) -> tuple[int, float, str]:
+        value = finite_value(trial, metric)
+        if value is None:
+            return (len(_BEST_FIRST), 0.0, trial.id)
+        return (_BEST_FIRST.index(trial.state), -value if goal is Goal.MAX else value, trial.id)
+
+    return sorted((trial for trial in record.trials.values() if trial.of is None), key=order)
 
 
 def trial_id(index: int) -> str:
@@ -151,17 +232,39 @@ def _chosen(study: Study) -> list[dict[str, Any] | None]:
     return [sample(search.space, study.seed, trial_id(i)) for i in range(search.trials)]
 
 
-def _notes(study: Study, concurrent: int, capacity: int) -> Iterator[str]:
-    wanted = study.search.concurrent
-    if wanted and wanted > capacity:
-        yield f"search.concurrent={wanted}, but the nodes hold {capacity} at once"
-    if study.search.algorithm is Algorithm.TPE and concurrent > 1:
+def _search_size(study: Study) -> int:
+    search = study.search
+    if search.algorithm is Algorithm.GRID:
+        return sum(1 for _ in itertools.islice(grid(search.space), search.trials))
+    assert search.trials is not None  # `build` asks for it
+    return search.trials
+
+
+def _finalist_runs(study: Study, trials: int) -> int:
+    if study.finalists is None:
+        return 0
+    return (min(study.finalists.top, trials) + bool(study.search.space)) * study.finalists.seeds
+
+
+def _notes(study: Study, trials: int, concurrent: int, capacity: int) -> Iterator[str]:
+    search = study.search
+    if search.concurrent and search.concurrent > capacity:
+        yield f"search.concurrent={search.concurrent}, but the nodes hold {capacity} at once"
+    at_once = min(concurrent, trials)
+    if search.algorithm is Algorithm.TPE and at_once > 1:
         yield (
-            f"tpe with {concurrent} at once: proposals depend on which trial ends first, "
+            f"tpe with {at_once} at once: proposals depend on which trial ends first, "
             "so two runs differ; search.concurrent=1 makes them repeat"
         )
-    elif study.search.scheduler.kind != "none" and concurrent > 1:
-        yield "asha with several trials at once: which ones are pruned depends on which reports first"
+    elif search.scheduler.kind in (SchedulerKind.ASHA, SchedulerKind.MEDIAN) and at_once > 1:
+        yield f"{search.scheduler.kind} with several trials at once: which are pruned depends on which report first"
+    if study.finalists is not None:
+        best = f"the best {top}" if (top := min(study.finalists.top, trials)) > 1 else "the best"
+        rest = " and the defaults" if search.space else ""
+        runs = _finalist_runs(study, trials)
+        yield f"then {best}{rest} again on {study.finalists.seeds} fresh seeds: {runs} more trials"
+    if study.budget.gpu_hours is not None and not study.resources.gpus:
+        yield f"budget.gpu_hours={study.budget.gpu_hours:g} is never reached: a trial holds no GPU"
 
 
 def _amount(cpus: float, gpus: float) -> str:

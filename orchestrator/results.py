@@ -1,22 +1,34 @@
-"""From a record to what it means: the leaderboard and the verdict. Pure."""
+"""From a record to what it means: the leaderboard and the verdict. Pure.
+
+Runs of finalists (`TrialRecord.of`) are no lines of their own: they make up the value of the trial that they repeat.
+"""
 
 from __future__ import annotations
 
-import math
 import statistics
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from orchestrator import registry
-from orchestrator.journal import Record, TrialRecord
+from orchestrator import finalists, registry
+from orchestrator.plan import DEFAULTS, finite_value, metric_of, ranked
+from orchestrator.record import Record, TrialRecord
 from orchestrator.states import State
 from tasks.api import Goal, Row, Support, Verdict
+
+__all__ = [
+    "Entry", "best", "best_so_far", "end_state", "interval", "leaderboard", "metric_of", "seconds_per_trial", "show",
+    "summary", "verdict",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One line of a leaderboard. ``value`` is None where there is no finite one."""
+    """One line of a leaderboard. ``value`` is None where there is no finite one.
+
+    Of a finalist, value and interval are those of its mean over ``seeds`` fresh seeds; ``seeds`` is None for others.
+    The defaults, which are run beside finalists, are the line `plan.DEFAULTS`: no trial of the search has this id.
+    """
 
     rank: int
     trial: str
@@ -24,38 +36,45 @@ class Entry:
     value: float | None
     interval: tuple[float, float] | None
     params: dict[str, Any]
+    seeds: int | None = None
 
     def to_plain(self) -> dict[str, Any]:
-        return asdict(self)
-
-
-def metric_of(record: Record) -> tuple[str, Goal]:
-    search = record.study["search"]
-    return search["metric"], Goal(search["goal"])
+        """As JSON has it; ``seeds`` is there for finalists alone."""
+        return {name: value for name, value in asdict(self).items() if name != "seeds" or value is not None}
 
 
 def leaderboard(record: Record) -> list[Entry]:
-    """All trials, best first: the finished, then the pruned (by their last report), then those without a result."""
-    metric, goal = metric_of(record)
-    ordered = sorted(record.trials.values(), key=lambda trial: _order(trial, metric, goal))
-    return [
-        Entry(rank, trial.id, trial.state, _finite_value(trial, metric), interval(trial.metrics, metric), trial.chosen)
-        for rank, trial in enumerate(ordered, start=1)
-    ]
+    """All trials, best first: finalists by their means, the finished, the pruned, those without a result."""
+    metric, _ = metric_of(record)
+    entries: list[Entry] = []
+    groups = finalists.groups(record)
+    for group in groups:
+        chosen = {} if group.trial == DEFAULTS else record.trials[group.trial].chosen
+        line = (group.trial, State.FINISHED, group.mean, (group.low, group.high), chosen, len(group.values))
+        entries.append(Entry(len(entries) + 1, *line))
+    again = {group.trial for group in groups}
+    for trial in ranked(record):
+        if trial.id not in again:
+            value, within = finite_value(trial, metric), interval(trial.metrics, metric)
+            entries.append(Entry(len(entries) + 1, trial.id, trial.state, value, within, trial.chosen))
+    return entries
 
 
 def best(record: Record) -> TrialRecord | None:
-    """The best trial that finished, or None."""
+    """The trial that won, or None when none finished. Where the defaults won, it is the first of their runs."""
     entries = leaderboard(record)
-    if not entries or entries[0].state is not State.FINISHED:
+    if not entries or entries[0].state is not State.FINISHED or entries[0].value is None:
         return None
-    return record.trials[entries[0].trial]
+    winner = entries[0].trial
+    if winner == DEFAULTS:
+        return next(t for t in record.trials.values() if t.of == DEFAULTS and t.state is State.FINISHED)
+    return record.trials[winner]
 
 
 def best_so_far(record: Record) -> float | None:
-    """The best finite value any trial has now, running ones included."""
+    """The best finite value any trial of the search has now, running ones included."""
     metric, goal = metric_of(record)
-    values = [v for t in record.trials.values() if t.state is not State.FAILED and math.isfinite(v := t.value(metric))]
+    values = [v for t in record.trials.values() if t.of is None and (v := finite_value(t, metric)) is not None]
     if not values:
         return None
     return max(values) if goal is Goal.MAX else min(values)
@@ -68,10 +87,11 @@ def interval(metrics: Mapping[str, float], metric: str) -> tuple[float, float] |
 
 
 def verdict(record: Record) -> Verdict:
-    """What the task concludes from the finished trials; without a conclusion of its own, which trial leads."""
+    """What the finalists' runs say; without two to compare, what the task concludes, or else which trial leads."""
+    if len(finalists.groups(record)) >= 2:
+        return finalists.verdict(record)
     metric, _ = metric_of(record)
-    finished = [e.trial for e in leaderboard(record) if e.state is State.FINISHED]
-    rows = [Row(id, record.trials[id].params, record.trials[id].metrics) for id in finished]
+    rows = [Row(trial.id, trial.params, trial.metrics) for trial in ranked(record) if trial.state is State.FINISHED]
     if not rows:
         return Verdict(Support.UNDECIDED, "no trial finished, so there is nothing to conclude from")
     conclude = registry.task(record.study["task"]).conclude
@@ -81,13 +101,20 @@ def verdict(record: Record) -> Verdict:
 
 
 def end_state(record: Record) -> State:
-    """How a study ended that ran to its end: FINISHED when any trial has a result, FAILED otherwise."""
+    """How a study ended that ran to its end.
+
+    FAILED without any result, and when more trials failed for good than its ``failures.max_failures``; else FINISHED.
+    """
+    allowed = record.study.get("failures", {}).get("max_failures")
+    if allowed is not None and record.count(State.FAILED) > allowed:
+        return State.FAILED
     return State.FINISHED if record.count(State.FINISHED, State.PRUNED) else State.FAILED
 
 
 def seconds_per_trial(record: Record) -> float | None:
     """The median time of the finished trials."""
-    times = [t.ended - t.started for t in record.trials.values() if t.state is State.FINISHED and t.ended]
+    finished = [t for t in record.trials.values() if t.state is State.FINISHED]
+    times = [t.seconds or t.ended - t.started for t in finished if t.ended]  # pauses between attempts left out
     return statistics.median(times) if times else None
 
 
@@ -107,21 +134,8 @@ def summary(record: Record, name: str) -> dict[str, Any]:
         "study": name,
         "task": record.study.get("task"),
         "state": record.state,
-        "trials": record.planned,
+        "trials": max(record.planned, len(record.trials)),  # runs of finalists come in when they start
         "done": sum(trial.state.is_over for trial in record.trials.values()),
         "best": best_so_far(record) if record.trials else None,
         "started": record.started,
     }
-
-
-def _finite_value(trial: TrialRecord, metric: str) -> float | None:
-    value = trial.value(metric)
-    return value if trial.state is not State.FAILED and math.isfinite(value) else None
-
-
-def _order(trial: TrialRecord, metric: str, goal: Goal) -> tuple[int, float, str]:
-    value = _finite_value(trial, metric)
-    classes = [State.FINISHED, State.PRUNED, State.RUNNING, State.STOPPED]
-    if value is None:
-        return (len(classes), 0.0, trial.id)
-    return (classes.index(trial.state), -value if goal is Goal.MAX else value, trial.id)

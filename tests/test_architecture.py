@@ -83,5 +83,12 @@ def test_no_module_outgrows_its_name():
 def test_listing_tasks_imports_nothing_heavy():
     """`orchestrator tasks` answers at once: a task imports torch when it runs, not when it is listed."""
     heavy = {"torch", "timm", "torchvision", "matplotlib", "scipy", "mlflow", "ray"}
-    for name in ("tasks.dogs", "tasks.dogs.folders", "tasks.api", "orchestrator.cli", "orchestrator.study"):
+    for name in (
+        "tasks.dogs",
+        "tasks.dogs.folders",
+        "tasks.api",
+        "orchestrator.cli",
+        "orchestrator.study",
+        "orchestrator.studyfile",
+    ):
         assert not {n.split(".")[0] for n in imports(modules()[name], top_level_only=True)} & heavy

@@ -8,7 +8,9 @@ import importlib
 import pytest
 
 
-@pytest.mark.parametrize("module", ["tasks.api", "tasks.dogs", "orchestrator.study"])
+@pytest.mark.parametrize(
+    "module", ["tasks.api", "tasks.dogs", "orchestrator.study", "orchestrator.studyfile", "orchestrator.finalists"]
+)
 def test_examples(module):
     failed, attempted = doctest.testmod(importlib.import_module(module))
     assert attempted > 0

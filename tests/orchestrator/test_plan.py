@@ -6,15 +6,18 @@ from hypothesis import strategies as st
 from scipy.stats import kstest, uniform
 
 from orchestrator.errors import DoesNotFit
-from orchestrator.plan import Node, derive_seed, grid, make_plan, sample
-from orchestrator.study import build
+from orchestrator.plan import DEFAULTS, Node, PlannedTrial, derive_seed, finalists, grid, make_plan, ranked, sample
+from orchestrator.record import Record, TrialRecord
+from orchestrator.states import State
+from orchestrator.studyfile import build
 from tasks.api import Choice, IntRange, LogUniform, Resources, Uniform
 
 LAPTOP = [Node("laptop", 2, 0)]
 
 
-def plan_of(nodes=LAPTOP, resources=None, **search):
-    return make_plan(build({"task": "toy", "search": search, "resources": resources or {}}), nodes)
+def plan_of(nodes=LAPTOP, resources=None, finalists=None, budget=None, **search):
+    raw = {"task": "toy", "search": search, "resources": resources or {}, "finalists": finalists, "budget": budget}
+    return make_plan(build(raw), nodes)
 
 
 def test_more_trials_leave_the_first_ones_as_they_were():
@@ -106,3 +109,137 @@ def test_concurrency_follows_the_resources():
 def test_tpe_says_when_its_proposals_do_not_repeat():
     assert "search.concurrent=1" in plan_of(trials=4, algorithm="tpe").notes[0]
     assert plan_of(trials=4, algorithm="tpe", concurrent=1).notes == ()
+
+
+def test_schedulers_that_do_not_wait_say_that_two_runs_may_differ():
+    for kind in ("asha", "median"):
+        assert plan_of(trials=4, scheduler=kind).notes[0].startswith(f"{kind} with several trials at once")
+        assert plan_of(trials=4, scheduler=kind, concurrent=1).notes == ()
+    assert plan_of(trials=4, scheduler="pbt").notes == ()
+    assert plan_of(trials=4, scheduler={"hyperband": {"max_steps": 9}}).notes == ()
+
+
+def test_a_budget_that_cannot_be_reached_is_noted():
+    assert "never reached" in plan_of(trials=4, budget={"gpu_hours": 1}).notes[0]
+    assert plan_of([Node("n", 4, 1)], {"gpus": 0.5}, budget={"gpu_hours": 1}, trials=4).notes == ()
+
+
+# ------------------------------------------------------------------------------------------------------ finalists
+
+X = {"x": {"uniform": [-1, 1]}}
+
+
+def study_of(top=2, seeds=3, trials=4, **search):
+    finalists = {"top": top, "seeds": seeds} if top else None
+    return build({"task": "toy", "finalists": finalists, "search": {"trials": trials, "space": X, **search}})
+
+
+def record_of(study, *ended):
+    """A record of trials t0000, t0001, … that ended with these losses, or are in these states."""
+    record = Record(study=study.to_plain())
+    for index, end in enumerate(ended):
+        x = index / 10
+        trial = TrialRecord(f"t{index:04d}", index, {"x": x, "steps": 3}, ("x",), 0.0)
+        trial.state = end if isinstance(end, State) else State.FINISHED
+        trial.last = {} if isinstance(end, State) else {"loss": end}
+        record.trials[trial.id] = trial
+    return record
+
+
+def test_finalists_are_counted_in_notes_and_estimate():
+    plan = plan_of(trials=8, finalists={})
+    assert (plan.finalist_runs, plan.size) == (20, 28)
+    assert plan.notes == ("then the best 3 and the defaults again on 5 fresh seeds: 20 more trials",)
+    plain = plan.to_plain(seconds_per_trial=360, checkpoint_bytes=1000)
+    assert plain["finalist_runs"] == 20
+    assert len(plain["trials"]) == 8
+    assert plain["estimate"] == {
+        "waves": 4 + 10,
+        "seconds_per_trial": 360,
+        "hours": pytest.approx(1.4),
+        "gpu_hours": 0,
+        "checkpoint_bytes": 1000,
+        "disk_bytes": 2 * 1000 * 28,  # two checkpoints a trial
+    }
+
+
+def test_without_finalists_the_estimate_is_of_the_search():
+    plan = plan_of([Node("n", 8, 2)], {"gpus": 0.5}, trials=8)
+    assert (plan.finalist_runs, plan.size) == (0, 8)
+    estimate = plan.to_plain(seconds_per_trial=3600)["estimate"]
+    assert (estimate["waves"], estimate["hours"], estimate["gpu_hours"]) == (2, 2, 4)
+    assert estimate["checkpoint_bytes"] is estimate["disk_bytes"] is None
+    assert plan.to_plain()["estimate"]["hours"] is None
+
+
+def test_no_more_finalists_are_counted_than_there_are_trials_and_they_may_run_wider():
+    plan = plan_of([Node("n", 8, 0)], trials=1, finalists={"top": 3, "seeds": 4}, space=X)
+    assert (plan.finalist_runs, plan.concurrent) == (8, 8)
+    assert plan.notes == ("then the best and the defaults again on 4 fresh seeds: 8 more trials",)
+    alone = plan_of(trials=1, finalists={"top": 3, "seeds": 4}, space={})
+    assert alone.finalist_runs == 4
+    assert alone.notes == ("then the best again on 4 fresh seeds: 4 more trials",)
+
+
+def test_the_best_and_the_defaults_run_again_seed_by_seed_on_the_same_seeds():
+    study = study_of(top=2, seeds=2)
+    seeds = [derive_seed(study.seed, "finalist", str(k)) for k in (1, 2)]
+    assert finalists(study, record_of(study, 0.4, 0.1, 0.3, 0.2)) == [
+        PlannedTrial("t0001-s1", seeds[0], {"x": 0.1}, "t0001"),
+        PlannedTrial("t0003-s1", seeds[0], {"x": 0.3}, "t0003"),
+        PlannedTrial("defaults-s1", seeds[0], {}, DEFAULTS),
+        PlannedTrial("t0001-s2", seeds[1], {"x": 0.1}, "t0001"),
+        PlannedTrial("t0003-s2", seeds[1], {"x": 0.3}, "t0003"),
+        PlannedTrial("defaults-s2", seeds[1], {}, DEFAULTS),
+    ]
+
+
+def test_more_seeds_leave_the_first_runs_as_they_were():
+    few, many = study_of(seeds=2), study_of(seeds=9)
+    ended = (0.4, 0.1, 0.3, 0.2)
+    assert finalists(many, record_of(many, *ended))[:6] == finalists(few, record_of(few, *ended))
+    assert not {t.seed for t in make_plan(few, LAPTOP).trials} & {
+        t.seed for t in finalists(few, record_of(few, *ended))
+    }
+
+
+def test_finalists_wait_for_every_trial_of_the_search():
+    study = study_of(top=1, seeds=2)
+    assert finalists(study, record_of(study, 0.4, 0.1, 0.3)) == []  # the fourth has not begun
+    assert finalists(study, record_of(study, 0.4, 0.1, 0.3, State.RUNNING)) == []
+    waits = record_of(study, 0.4, 0.1, 0.3, State.STOPPED)
+    assert [t.of for t in finalists(study, waits)[:2]] == ["t0001", DEFAULTS]  # stopped for good
+    waits.trials["t0003"].cause = "stopped"  # as the whole study was: it can go on
+    assert finalists(study, waits) == []
+    assert finalists(study_of(top=0), record_of(study, 0.4, 0.1, 0.3, 0.2)) == []
+
+
+def test_only_what_finished_is_a_finalist_and_the_same_point_only_once():
+    study = study_of(top=3, seeds=2)
+    record = record_of(study, 0.4, 0.1, State.FAILED, State.PRUNED)
+    record.trials["t0003"].last = {"loss": 0.0}  # pruned, however well it did
+    assert [t.of for t in finalists(study, record)[:3]] == ["t0001", "t0000", DEFAULTS]
+    record.trials["t0000"].params = record.trials["t0001"].params
+    assert [t.of for t in finalists(study, record)[:2]] == ["t0001", DEFAULTS]
+    assert finalists(study, record_of(study, *[State.FAILED] * 4)) == []
+
+
+def test_a_study_without_a_space_repeats_its_single_trial():
+    study = study_of(trials=1, space={}, seeds=2)
+    record = record_of(study, 0.4)
+    record.trials["t0000"].searched = ()
+    assert [(t.id, t.params) for t in finalists(study, record)] == [("t0000-s1", {}), ("t0000-s2", {})]
+
+
+def test_a_grid_is_over_when_all_its_points_are():
+    study = study_of(trials=None, algorithm="grid", space={"x": {"choice": [0, 0.5]}}, seeds=2)
+    assert finalists(study, record_of(study, 0.4)) == []
+    assert len(finalists(study, record_of(study, 0.4, 0.1))) == 6
+
+
+def test_runs_of_finalists_are_not_ranked_among_the_trials():
+    study = study_of()
+    record = record_of(study, 0.4, 0.1, State.PENDING)
+    record.trials["t0002"].last = {"loss": 0.2}  # it waits to go on
+    record.trials["t0001-s1"] = TrialRecord("t0001-s1", 0, {}, (), 0.0, of="t0001", state=State.FINISHED)
+    assert [trial.id for trial in ranked(record)] == ["t0001", "t0000", "t0002"]

@@ -1,0 +1,375 @@
+"""The only reader of study files and of ``key=value`` overrides; every mistake is named with file, line and key.
+
+>>> study = build({"task": "dogs", "search": {"algorithm": "random", "trials": 8}})
+>>> study.search.trials, study.name
+(8, 'dogs')
+"""
+
+from __future__ import annotations
+
+import copy
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from orchestrator import registry, yamlfile
+from orchestrator.errors import DataProblem, StudyError, did_you_mean
+from orchestrator.record import Record
+from orchestrator.study import (
+    BUILTIN,
+    NAME,
+    Algorithm,
+    Budget,
+    Failures,
+    Finalists,
+    Scheduler,
+    SchedulerKind,
+    Search,
+    Study,
+    Tracking,
+    check_dimension,
+    dimension_of,
+    settled,
+    why_fixed,
+)  # fmt: skip
+from tasks.api import InputError, Resources, Task
+
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+def load_study(ref: str, overrides: Sequence[str] = ()) -> Study:
+    """A study by the name of a shipped one or by the path of a YAML file, with ``key=value`` overrides.
+
+    Raises `UnknownName` or `StudyError`, which name the file, line and key.
+    """
+    path = registry.study_path(ref)
+    raw, lines = yamlfile.load(path)
+    raw.setdefault("name", path.stem)
+    sources = _Sources(path, lines)
+    for override in overrides:
+        keys = _apply(raw, override, sources)
+        if len(keys) == 2 and keys[0] == "params":  # a searched parameter that is given a value is searched no longer
+            space = (raw.get("search") or {}).get("space") or {}
+            space.pop(keys[1], None)
+    return build(raw, sources)
+
+
+def build(raw: Mapping[str, Any], sources: _Sources | None = None) -> Study:
+    """A study from plain values; what is missing comes from the task. Raises `StudyError` or `DataProblem`."""
+    return _with_data_checked(_built(raw, sources or _Sources(None, {})))
+
+
+def change_study(record: Record, overrides: Sequence[str]) -> Study:
+    """The study of a resumed run: the one in its journal, with ``key=value`` changes that keep its trials comparable.
+
+    More trials, resources, budgets, retries, finalists and the tracker can change; see `Study.fixed` for what cannot.
+    Raises `StudyError`, which says why a change is refused and how to start it as a new study, and `DataProblem`.
+    """
+    study, sources = _journaled(record), _Sources(None, {})
+    for override in overrides:
+        study = _changed(study, override, record, sources)
+    return _with_data_checked(study)
+
+
+def _journaled(record: Record) -> Study:
+    if not record.study:
+        hint = "start it again: orchestrator run STUDY"
+        raise StudyError("the journal holds no study: it ended before it began", hint=hint)
+    raw = copy.deepcopy(dict(record.study))
+    if (data := raw.get("data", BUILTIN)) != BUILTIN and not Path(data).exists():
+        hint = "put it back, or start a new study: orchestrator run STUDY data=PATH name=NEW"
+        raise StudyError(f"its data is no longer at {data}", hint=hint)
+    scheduler = raw["search"].get("scheduler", {"kind": "none"})
+    used = ("kind", *SchedulerKind(scheduler["kind"]).keys)  # journals of version 1 have more
+    raw["search"]["scheduler"] = {key: value for key, value in scheduler.items() if key in used}
+    return _built(raw, _Sources(None, {}))
+
+
+def _changed(study: Study, override: str, record: Record, sources: _Sources) -> Study:
+    """The study with one override. Raises `StudyError` when what has run would not compare with what will."""
+    raw = study.to_plain()
+    keys = _apply(raw, override, sources)
+    fixed = study.fixed()
+    if keys[0] == "params" and set(keys[1:]) & set(study.search.space):
+        raise _refused(override, ".".join(keys), "it is searched; fixed, it would make another search")
+    try:
+        changed = _built(raw, sources)
+    except StudyError as error:
+        ends = [".".join(keys[:end]) for end in range(len(keys), 0, -1)]
+        if key := next((key for key in ends if key in fixed), None):
+            raise _refused(override, key, why_fixed(key, fixed[key])) from error
+        raise
+    new = changed.fixed()
+    for key in fixed | new:
+        if fixed.get(key) != new.get(key):
+            raise _refused(override, key, why_fixed(key, fixed.get(key)))
+    _check_trials(study, changed, record, override)
+    _check_finalists_kept(study, changed, record, override)
+    return changed
+
+
+def _check_trials(old: Study, new: Study, record: Record, override: str) -> None:
+    if old.search.trials == new.search.trials:
+        return
+    kind, started = old.search.scheduler.kind, sum(trial.of is None for trial in record.trials.values())
+    if kind.is_synchronous:
+        raise _refused(override, "search.trials", f"{kind} shares its trials out when it begins")
+    if new.search.trials is not None and new.search.trials < started:
+        why = f"{started} trials have started already, more than {new.search.trials}"
+        raise _refused(override, "search.trials", why)
+
+
+def _check_finalists_kept(old: Study, new: Study, record: Record, override: str) -> None:
+    started = sum(trial.of is not None for trial in record.trials.values())
+    if not started or old.finalists is None:
+        return
+    if new.finalists is None:
+        raise _refused(override, "finalists", f"{started} of their runs have started already")
+    for key in ("top", "seeds"):
+        was, asked = getattr(old.finalists, key), getattr(new.finalists, key)
+        if asked < was:
+            why = f"{started} runs of finalists have started already, planned with {key}={was}, more than {asked}"
+            raise _refused(override, f"finalists.{key}", why)
+
+
+def _refused(override: str, key: str, why: str) -> StudyError:
+    name = "" if key == "name" else " name=NEW"
+    message = why if override.startswith(f"{key}=") else f"{key}: {why}"
+    return StudyError(message, override, f"start it as a new study: orchestrator run STUDY '{override}'{name}")
+
+
+def _with_data_checked(study: Study) -> Study:
+    try:
+        registry.task(study.task).check(study.params_of({}), study.data)
+    except InputError as error:
+        raise DataProblem(str(error)) from error
+    return study
+
+
+def _built(raw: Mapping[str, Any], sources: _Sources) -> Study:
+    """The study, before its task has looked at the data."""
+    raw = dict(raw)
+    unknown = set(raw) - set(Study.model_fields)
+    for key in sorted(unknown, key=str):
+        raise sources.error((str(key),), f"unknown key '{key}'", did_you_mean(str(key), Study.model_fields))
+    if not isinstance(raw.get("task"), str):
+        raise sources.error(("task",), "a study names its task", "add 'task: NAME'; `orchestrator tasks` lists them")
+    task = registry.task(raw["task"], sources.where(("task",)))
+    raw["name"] = _check_name(raw.get("name", task.name), sources)
+    raw["question"] = raw.get("question") or task.question
+    raw["data"] = _resolve_data(raw.get("data", BUILTIN), sources)
+    given = _mapping(raw.get("params"), ("params",), sources)
+    raw["params"] = _check_params(task, given, sources)
+    raw["search"] = _check_search(task, raw["params"], set(given), raw.get("search"), sources)
+    raw["resources"] = _check_resources(task, raw.get("resources"), sources)
+    raw["finalists"] = _check_finalists(raw["search"], raw.get("finalists"), sources)
+    parts: dict[str, type[BaseModel]] = {"failures": Failures, "budget": Budget, "tracking": Tracking}
+    for part, model in parts.items():
+        raw[part] = _validated(model, raw.get(part), (part,), sources)
+    return _validated(Study, raw, (), sources)
+
+
+class _Sources:
+    """Where each key came from: a line of the file, or an override."""
+
+    def __init__(self, path: Path | None, lines: yamlfile.Lines) -> None:
+        self.path, self.lines = path, lines
+        self.overrides: dict[tuple[str, ...], str] = {}
+
+    def where(self, key: tuple[str, ...]) -> str | None:
+        """The nearest known place of a key: itself, or the closest key above it."""
+        for end in range(len(key), -1, -1):
+            if key[:end] in self.overrides:
+                return self.overrides[key[:end]]
+            if key[:end] in self.lines:
+                return f"{self.path}:{self.lines[key[:end]]}"
+        return str(self.path) if self.path else None
+
+    def error(self, key: tuple[str, ...], message: str, hint: str | None = None) -> StudyError:
+        dotted, where = ".".join(key), self.where(key)
+        said = dotted in message or (where or "").startswith(f"{dotted}=")
+        return StudyError(message if said else f"{dotted}: {message}", where, hint)
+
+    @contextmanager
+    def named(self, key: tuple[str, ...]) -> Iterator[None]:
+        """Errors raised in here are about this key."""
+        try:
+            yield
+        except (StudyError, ValueError) as error:
+            raise self.error(key, str(error), getattr(error, "hint", None)) from error
+
+
+def _apply(raw: dict[str, Any], override: str, sources: _Sources) -> tuple[str, ...]:
+    """Set one dotted ``key=value``; returns the keys."""
+    key, equals, text = override.partition("=")
+    keys = tuple(key.split("."))
+    if not equals or not all(keys):
+        raise StudyError("an override is written key=value", override, "for example params.epochs=5")
+    at = raw
+    for name in keys[:-1]:
+        if at.get(name) is None:
+            at[name] = {}
+        at = at[name]
+        if not isinstance(at, dict):
+            raise StudyError(f"'{name}' has no keys below it", override)
+    at[keys[-1]] = yamlfile.parse_value(text, override)
+    sources.overrides[keys] = override
+    return keys
+
+
+def _validated(model: type[_Model], raw: Any, key: tuple[str, ...], sources: _Sources) -> _Model:
+    """Build a pydantic model; its first error becomes a `StudyError` with file, line and key."""
+    if raw is None:
+        raw = {}
+    if not isinstance(raw, Mapping):
+        raise sources.error(key, f"expected keys and values, got {raw!r}")
+    try:
+        return model(**raw)
+    except ValidationError as error:
+        first = error.errors()[0]
+        loc = (*key, *(str(part) for part in first["loc"]))
+        if first["type"] == "extra_forbidden":
+            hint = did_you_mean(loc[-1], model.model_fields)
+            raise sources.error(loc, f"unknown key '{loc[-1]}' in {'.'.join(key)}", hint) from error
+        if first["type"] == "value_error":
+            raise sources.error(loc, str(first["ctx"]["error"])) from error
+        raise sources.error(loc, f"{first['msg']}, got {first['input']!r}") from error
+
+
+def _check_name(name: Any, sources: _Sources) -> str:
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        hint = "use letters, digits, '.', '_' and '-', starting with a letter or digit"
+        raise sources.error(("name",), f"{name!r} cannot be a study's name", hint)
+    return name
+
+
+def _resolve_data(value: Any, sources: _Sources) -> Path | None:
+    """A path, or a name under ``$ORCHESTRATOR_DATA``; None for ``builtin``."""
+    if value in (None, BUILTIN):
+        return None
+    if not isinstance(value, str | Path):
+        raise sources.error(("data",), f"expected a path or '{BUILTIN}', got {value!r}")
+    tried = [Path(value).expanduser()]
+    if root := os.environ.get("ORCHESTRATOR_DATA"):
+        tried.append(Path(root).expanduser() / value)
+    for path in tried:
+        if path.exists():
+            return path.resolve()
+    places = " nor ".join(str(path.absolute()) for path in tried)
+    hint = f"give data=PATH, or data={BUILTIN} for the built-in data set"
+    raise sources.error(("data",), f"there is no data at {places}", hint)
+
+
+def _check_params(task: Task, raw: Any, sources: _Sources) -> dict[str, Any]:
+    """The study's own parameters, checked against the task's; all of the task's, in its order."""
+    return _validated(task.params, raw, ("params",), sources).model_dump(mode="json")
+
+
+def _check_search(task: Task, params: dict[str, Any], given: set[str], raw: Any, sources: _Sources) -> dict[str, Any]:
+    """The search; without a space of its own it takes the task's, less the parameters that the study fixes."""
+    raw = dict(_mapping(raw, ("search",), sources))
+    raw["scheduler"] = _check_scheduler(raw.get("scheduler"), sources)
+    if raw.get("concurrent") == "auto":
+        raw["concurrent"] = None
+    raw.setdefault("metric", task.metric)
+    raw.setdefault("goal", task.goal)
+    if raw["metric"] not in task.reports:
+        hint = did_you_mean(str(raw["metric"]), task.reports)
+        raise sources.error(("search", "metric"), f"task '{task.name}' does not report '{raw['metric']}'", hint)
+    key = ("search", "space")
+    if "space" in raw:
+        asked = _mapping(raw["space"], key, sources)
+    else:
+        asked = {name: dimension for name, dimension in task.space.items() if name not in given}
+    raw["space"] = _check_space(task, params, asked, sources)
+    search = _validated(Search, raw, ("search",), sources)
+    if search.algorithm is Algorithm.GRID:
+        for name, dimension in search.space.items():
+            with sources.named((*key, name)):
+                dimension.grid()
+    elif search.trials is None:
+        raise sources.error(("search", "trials"), "a search says how many trials it runs", "add search.trials=16")
+    if search.scheduler.kind is SchedulerKind.PBT:
+        _check_population(search, sources)
+    return dict(search)
+
+
+def _check_scheduler(raw: Any, sources: _Sources) -> Scheduler:
+    """``asha``, ``{asha: {grace: 3}}`` or ``{kind: asha, grace: 3}``; only with keys that this kind uses."""
+    key: tuple[str, ...] = ("search", "scheduler")
+    options = {"kind": raw} if isinstance(raw, str) else dict(_mapping(raw, key, sources))
+    kind = options.pop("kind", None)
+    if kind is None and len(options) == 1:
+        kind, below = options.popitem()
+        key = (*key, str(kind))
+        options = dict(_mapping(below, key, sources))
+    elif kind is None and options:
+        raise sources.error(key, f"no kind is named beside {', '.join(map(str, options))}", "write {asha: {grace: 3}}")
+    kinds = list(SchedulerKind)
+    if kind is not None and kind not in kinds:
+        raise sources.error(key, f"there is no scheduler {kind!r}", did_you_mean(str(kind), kinds))
+    kind = SchedulerKind(kind or SchedulerKind.NONE)
+    for name in options:
+        if name not in kind.keys:
+            has = f"its keys: {', '.join(kind.keys)}" if kind.keys else "it has none"
+            raise sources.error((*key, str(name)), f"scheduler '{kind}' has no key '{name}'; {has}")
+    return _validated(Scheduler, {"kind": kind, **options}, key, sources)
+
+
+def _check_population(search: Search, sources: _Sources) -> None:
+    if not search.space:
+        message = "pbt moves the searched parameters, and there are none"
+        raise sources.error(("search", "scheduler"), message, "add search.space, or take another scheduler")
+    points = math.prod(len(d.grid()) for d in search.space.values()) if search.algorithm is Algorithm.GRID else math.inf
+    if (trials := min(search.trials or math.inf, points)) < 2:
+        raise sources.error(("search", "trials"), f"pbt needs a population of 2 or more trials, got {trials}")
+
+
+def _check_finalists(search: Mapping[str, Any], raw: Any, sources: _Sources) -> Finalists | None:
+    if raw is None:
+        return None
+    key, scheduler = ("finalists",), search["scheduler"].kind
+    if scheduler is SchedulerKind.PBT:
+        message = "what pbt finds is a schedule of parameters, not one point that could be run again"
+        raise sources.error(key, message, "leave finalists out, or take another scheduler")
+    return _validated(Finalists, raw, key, sources)
+
+
+def _mapping(raw: Any, key: tuple[str, ...], sources: _Sources) -> Mapping[str, Any]:
+    if raw is None:
+        return {}
+    if not isinstance(raw, Mapping):
+        raise sources.error(key, f"expected keys and values, got {raw!r}")
+    return raw
+
+
+def _check_space(task: Task, params: Mapping[str, Any], asked: Mapping[str, Any], sources: _Sources) -> dict[str, Any]:
+    key, space = ("search", "space"), {}
+    for name, value in asked.items():
+        with sources.named((*key, str(name))):
+            space[name] = dimension_of(name, value)
+    for name in space:
+        with sources.named((*key, str(name))):
+            check_dimension(task, params, space, name)
+    return settled(space, params)
+
+
+def _check_resources(task: Task, raw: Any, sources: _Sources) -> Resources:
+    key = ("resources",)
+    raw = _mapping(raw, key, sources)
+    names = [f.name for f in fields(Resources)]
+    for name, value in raw.items():
+        if name not in names:
+            raise sources.error((*key, str(name)), f"unknown key '{name}'", did_you_mean(str(name), names))
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise sources.error((*key, name), f"expected a number, got {value!r}")
+    try:
+        return Resources(**{**{n: getattr(task.resources, n) for n in names}, **raw})
+    except ValueError as error:
+        raise sources.error(key, str(error)) from error
