@@ -2,8 +2,8 @@
 
 A `Projection` turns journal events into runs: one for the study, one nested in it for each trial. Every run carries the
 study's uid and the trial's id as tags, so a projection started anew finds the runs that exist and goes on with them;
-metrics keep the journal's steps and times, so sending them again changes nothing. `Follower` does this from a thread
-while the study runs; `track` does it once, for a study that has ended or whose tracker was away.
+metrics keep the journal's steps and times, so sending them again changes nothing. What the runs show is said in
+`runview`; when events are sent, in `follower`.
 """
 
 from __future__ import annotations
@@ -11,51 +11,39 @@ from __future__ import annotations
 import contextlib
 import getpass
 import logging
-import math
 import os
 import tempfile
-import threading
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from orchestrator import registry, results
 from orchestrator.errors import EnvironmentProblem
+from orchestrator.events import Event, StudyStarted
 from orchestrator.folder import Runs, StudyFolder
-from orchestrator.journal import (
-    Event,
-    Record,
-    Reported,
-    StudyEnded,
-    StudyStarted,
-    TrialEnded,
-    TrialPlaced,
-    TrialRecord,
-    TrialStarted,
-    read,
-)  # fmt: skip
-from orchestrator.states import State
+from orchestrator.record import Record, TrialRecord
+from orchestrator.runview import STUDY, Status, Update, View, millis, note, trial_name
 from tasks import serving
 
-FLUSH_SECONDS = 1.0
-# MLflow takes 1,000 values in one log_batch, of which 100 may be params and 100 tags; what is longer than its limits
-# for one value is cut here and whole in the journal.
-_MAX_METRICS = 800
-_MAX_PARAMS = 100
-_MAX_PARAM = 6000
-_MAX_TAG = 5000
-_STATUS = {
-    State.RUNNING: "RUNNING",
-    State.FINISHED: "FINISHED",
-    State.PRUNED: "FINISHED",
-    State.FAILED: "FAILED",
-    State.STOPPED: "KILLED",
-}
+_CURSOR = "orchestrator.journal"  # on the study's run: the journal up to this byte has arrived
+_UID = "orchestrator.study"
+_TRIAL = "orchestrator.trial"
+_PARENT = "mlflow.parentRunId"
 
-for _name, _value in {"MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1", "MLFLOW_HTTP_REQUEST_TIMEOUT": "10"}.items():
-    os.environ.setdefault(_name, _value)
+# MLflow would send a POST whose answer was lost again, and a run created twice is two runs. Whoever calls us tries
+# again, with a projection that looks for what is there.
+os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+os.environ["MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT"] = "true"  # it asks the server for each run's name to print it
+
+
+def load() -> None:
+    """Import MLflow, which takes more than a second, at a time of the caller's choice."""
+    import mlflow  # noqa: F401
 
 
 def tracker_uri(runs: Runs, study: Mapping[str, Any]) -> str:
@@ -64,220 +52,231 @@ def tracker_uri(runs: Runs, study: Mapping[str, Any]) -> str:
     return given or f"sqlite:///{runs.tracker}"
 
 
+@dataclass
+class _Run:
+    """A run in the tracker, as this process knows it."""
+
+    id: str
+    status: Status
+    parent: str | None
+    found: bool  # it was there before this projection
+
+
 class Projection:
-    """Sends journal events to one tracker. Not safe for use from several threads."""
+    """Sends journal events to one tracker. Not safe for use from several threads.
+
+    Every method may raise `EnvironmentProblem`: the tracker refused or did not answer. The projection is of no use
+    then; a new one finds what has arrived.
+    """
 
     def __init__(self, folder: StudyFolder, runs: Runs) -> None:
-        self._folder, self._runs = folder, runs
-        self._record = Record()
-        self._ids: dict[str, str] = {}  # trial id → run id; "" is the study's own run
+        self._folder, self._place = folder, runs
+        self._view = View()
+        self._runs: dict[str, _Run] = {}  # by trial; `STUDY` is the study's own run
         self._client: Any = None
         self._experiment = ""
 
-    def send(self, events: Iterable[Event]) -> None:
-        """Bring the tracker to where these events lead. Raises `EnvironmentProblem` when it cannot be reached.
+    # --------------------------------------------------------------------------------------------------- connecting
 
-        After an error the same events can be sent again, by this projection or a new one.
+    def connect(self, started: StudyStarted, study: Mapping[str, Any]) -> int:
+        """Find or create the experiment and the study's run. ``study`` is what it is now, after resumes.
+
+        Returns the journal's offset up to which the tracker has everything, 0 when it must be sent from the start.
         """
-        by_trial: dict[str, list[Event]] = defaultdict(list)
-        for event in events:
-            by_trial[getattr(event, "trial", "")].append(event)
-        try:
-            with _quiet():
-                for event in by_trial.pop("", []):
-                    self._study_event(event, by_trial)
-                self._trials(by_trial)
-        except _errors() as error:
-            raise EnvironmentProblem(f"the tracker refused or did not answer: {_first_line(error)}") from error
-
-    def _study_event(self, event: Event, by_trial: dict[str, list[Event]]) -> None:
-        if isinstance(event, StudyStarted):
-            self._record.apply(event)
-            self._start_study(event)
-        elif isinstance(event, StudyEnded):
-            self._trials(by_trial)
-            by_trial.clear()
-            self._record.apply(event)
-            self._end_study(event)
-
-    # ------------------------------------------------------------------------------------------------------- trials
-
-    def _trials(self, by_trial: Mapping[str, list[Event]]) -> None:
-        for trial, events in by_trial.items():
-            self._trial(trial, events)
-
-    def _trial(self, id: str, events: list[Event]) -> None:
-        """All new events of one trial: at most one run created and one batch logged."""
-        from mlflow.entities import Metric, Param, RunTag
-
-        metrics: list[Metric] = []
-        params: list[Param] = []
-        tags: dict[str, str] = {}
-        end: TrialEnded | None = None
-        for event in events:
-            self._record.apply(event)
-            if isinstance(event, TrialStarted):
-                params = [Param(name, str(value)[:_MAX_PARAM]) for name, value in event.params.items()]
-                tags |= {"state": State.RUNNING, "seed": str(event.seed)}
-            elif isinstance(event, TrialPlaced):
-                tags |= {"node": event.node}
-            elif isinstance(event, Reported):
-                metrics += [Metric(k, v, _millis(event.at), event.step) for k, v in event.metrics.items()]
-            elif isinstance(event, TrialEnded):
-                end = event
-                metrics += self._final_metrics(id, event)
-                tags |= {"state": event.state} | ({"reason": event.reason} if event.reason else {})
-        run = self._run_of(self._record.trials[id])
-        batches = max(1, math.ceil(len(metrics) / _MAX_METRICS), math.ceil(len(params) / _MAX_PARAMS))
-        for i in range(batches):
-            self._client.log_batch(
-                run,
-                metrics[i * _MAX_METRICS : (i + 1) * _MAX_METRICS],
-                params[i * _MAX_PARAMS : (i + 1) * _MAX_PARAMS],
-                [RunTag(k, v[:_MAX_TAG]) for k, v in tags.items()] if i == 0 else [],
-            )
-        if end is not None:
-            self._end_trial(run, id, end)
-
-    def _final_metrics(self, id: str, end: TrialEnded) -> list[Any]:
-        """The final metrics at the last step, without those that the last report said already."""
-        from mlflow.entities import Metric
-
-        reports = self._record.trials[id].reports
-        step, said = (reports[-1].step, reports[-1].metrics) if reports else (0, {})
-        return [Metric(k, v, _millis(end.at), step) for k, v in end.metrics.items() if said.get(k) != v]
-
-    def _run_of(self, trial: TrialRecord) -> str:
-        if trial.id not in self._ids:
-            tags = {
-                "mlflow.parentRunId": self._ids[""],
-                "orchestrator.study": self._record.uid,
-                "orchestrator.trial": trial.id,
-            }
-            self._ids[trial.id] = self._create(_trial_name(trial), trial.started, tags)
-        return self._ids[trial.id]
-
-    def _end_trial(self, run: str, id: str, end: TrialEnded) -> None:
-        folder = self._folder.trial(id)
-        if folder.artifacts.is_dir() and any(folder.artifacts.iterdir()):
-            self._client.log_artifacts(run, str(folder.artifacts))
-        if folder.log.exists() and folder.log.stat().st_size:
-            self._client.log_artifact(run, str(folder.log))
-        if end.traceback:
-            self._client.log_text(run, end.traceback, "traceback.txt")
-        self._client.set_terminated(run, _STATUS[end.state], _millis(end.at))
-
-    # -------------------------------------------------------------------------------------------------------- study
-
-    def _start_study(self, event: StudyStarted) -> None:
-        """Connect, find or create the experiment and the study's run, and learn which trials have runs already."""
         import mlflow
 
-        uri = tracker_uri(self._runs, event.study)
-        if uri == f"sqlite:///{self._runs.tracker}":
-            self._runs.root.mkdir(parents=True, exist_ok=True)
-        self._client = mlflow.MlflowClient(tracking_uri=uri)
-        self._experiment = self._find_experiment(event.study["name"], embedded=uri.startswith("sqlite:///"))
-        self._ids = self._find_runs()
-        data = event.study["data"]
-        tags = {
-            "orchestrator.study": event.uid,
-            "task": event.study["task"],
-            "data": "built-in" if data == "builtin" else str(data),
-            "state": State.RUNNING,
-            "mlflow.note.content": f"**{event.study['question']}**\n\n{event.trials} trials planned.",
-        }
-        if "" not in self._ids:
-            self._ids[""] = self._create(self._folder.name, event.at, tags)
-            for path in (self._folder.study, self._folder.environment):
-                if path.exists():
-                    self._client.log_artifact(self._ids[""], str(path))
+        uri = tracker_uri(self._place, study)
+        if uri == f"sqlite:///{self._place.tracker}":
+            self._place.root.mkdir(parents=True, exist_ok=True)
+        with _talking():
+            self._client = mlflow.MlflowClient(tracking_uri=uri)
+            self._experiment = self._find_experiment(study["name"], uri)
+            found = self._search(started.uid)
+            doubled = self._delete_doubles(found)
+            self._runs = {trial: _known(same[0]) for trial, same in found.items()}
+            if STUDY not in self._runs:
+                self._create(STUDY, self._folder.name, started.at, {_UID: started.uid})
+                return 0
+        cursor = found[STUDY][0].data.tags.get(_CURSOR, "")
+        return int(cursor) if cursor.isdecimal() and not doubled else 0
 
-    def _find_experiment(self, name: str, embedded: bool) -> str:
+    def _find_experiment(self, name: str, uri: str) -> str:
         found = self._client.get_experiment_by_name(name)
         if found is not None:
             if found.lifecycle_stage != "active":
                 self._client.restore_experiment(found.experiment_id)
             return found.experiment_id
-        place = (self._runs.tracker_artifacts / name).as_uri() if embedded else None
+        # A server knows its place for artifacts. Without one they go beside the runs, not into the current folder.
+        served = uri.startswith(("http:", "https:", "databricks"))
+        place = None if served else (self._place.tracker_artifacts / name).as_uri()
         kind = {"mlflow.experimentKind": "custom_model_development"}  # the UI then shows training, not chat models
         return self._client.create_experiment(name, artifact_location=place, tags=kind)
 
-    def _find_runs(self) -> dict[str, str]:
-        ids: dict[str, str] = {}
+    def _search(self, uid: str) -> dict[str, list[Any]]:
+        """All active runs of the study by trial."""
+        found: dict[str, list[Any]] = defaultdict(list)
         token = None
         while True:
-            page = self._client.search_runs(
-                [self._experiment], f"tags.`orchestrator.study` = '{self._record.uid}'", page_token=token
-            )
-            ids |= {run.data.tags.get("orchestrator.trial", ""): run.info.run_id for run in page}
+            page = self._client.search_runs([self._experiment], f"tags.`{_UID}` = '{uid}'", page_token=token)
+            for run in page:
+                found[run.data.tags.get(_TRIAL, STUDY)].append(run)
             token = page.token
             if not token:
-                return ids
+                return found
 
-    def _create(self, name: str, started: float, tags: dict[str, str]) -> str:
-        tags |= {"mlflow.user": getpass.getuser(), "mlflow.source.name": f"orchestrator run {self._folder.name}"}
-        run = self._client.create_run(self._experiment, start_time=_millis(started), tags=tags, run_name=name)
-        return run.info.run_id
+    def _delete_doubles(self, found: Mapping[str, list[Any]]) -> bool:
+        """Leave one run of each trial: the one in use, or the fullest. Returns whether there were more.
 
-    def _end_study(self, event: StudyEnded) -> None:
-        """The parent's verdict, numbers and files; the best trial's model; then the run is closed."""
-        from mlflow.entities import Metric, RunTag
+        A server may complete a creation that we gave up waiting for; MLflow does not say which of two runs is older.
+        """
+        for trial, same in found.items():
+            used = self._runs.get(trial)
+            same.sort(key=lambda run: (used is None or run.info.run_id != used.id, -_fullness(run), run.info.run_id))
+            for double in same[1:]:
+                self._client.delete_run(double.info.run_id)
+        return any(len(same) > 1 for same in found.values())
 
-        run, best = self._ids[""], results.best(self._record)
-        metric, _ = results.metric_of(self._record)
-        metrics = [
-            Metric(f"trials/{s.lower()}", self._record.count(s), _millis(event.at), 0) for s in State if s.is_over
-        ]
-        if best is not None:
-            metrics += [Metric(f"best/{k}", v, _millis(event.at), 0) for k, v in best.metrics.items()]
-        tags = {"state": str(event.state), "mlflow.note.content": self._note(best, metric)}
-        tags |= {"reason": event.reason} if event.reason else {}
-        if best is not None:
-            tags |= {"best_trial": best.id, "best_run": self._ids[best.id]}
-        if event.verdict:
-            tags |= {"verdict": f"{event.verdict['support']}: {event.verdict['sentence']}"}
-        self._client.log_batch(run, metrics, [], [RunTag(k, v[:_MAX_TAG]) for k, v in tags.items()])
-        if self._folder.report.exists():
-            self._client.log_artifact(run, str(self._folder.report))
-        self._client.set_terminated(run, _STATUS[event.state], _millis(event.at))
-        if best is not None:
-            try:
-                self._log_model(best)
-            except Exception as error:  # a task's own export may fail in any way; the rest is tracked already
-                raise EnvironmentProblem(f"the model of {best.id} was not logged: {_first_line(error)}") from error
+    def tidy(self) -> None:
+        """Delete runs that appeared beside ours, after a session in which answers were lost."""
+        with _talking():
+            self._delete_doubles(self._search(self._view.record.uid))
 
-    def _note(self, best: TrialRecord | None, metric: str) -> str:
-        study, verdict = self._record.study, self._record.verdict
-        lines = [f"**{study['question']}**", ""]
-        if study["data"] == "builtin":
-            lines += ["Ran on the task's **built-in data**, not on real data.", ""]
-        if verdict:
-            lines += [f"Verdict: *{verdict['support']}* — {verdict['sentence']}", ""]
-        if best is not None:
-            link = f"#/experiments/{self._experiment}/runs/{self._ids[best.id]}"
-            chosen = ", ".join(f"{k} = {_short(v)}" for k, v in best.chosen.items())
-            lines += [
-                f"Best: [{best.id}]({link}) with {metric} {best.value(metric):.4g}" + (f" ({chosen})" if chosen else "")
-            ]
-        return "\n".join(lines)
+    # ------------------------------------------------------------------------------------------------------ sending
 
-    def _log_model(self, best: TrialRecord) -> None:
-        """The best trial's model as an MLflow model of its run, once."""
+    def skip(self, event: Event) -> None:
+        """Take note of an event that the tracker has already."""
+        self._view.fold(event)
+        self._view.pending.clear()
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether each trial so far has a run."""
+        return self._view.record.trials.keys() <= self._runs.keys()
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether all that was handed over has been sent."""
+        return not self._view.pending
+
+    def send(self, events: Iterable[Event], more: bool = False) -> None:
+        """Bring the tracker to where these events lead; ``more`` says that the journal has others behind them.
+
+        While there are more, runs that were there before get metrics only: what has ended must not say RUNNING again
+        because its past is being sent once more.
+        """
+        for event in events:
+            self._view.fold(event)
+        pending = self._view.pending
+        with _talking():
+            for trial in sorted(pending, key=lambda id: (id == STUDY, id)):  # the study's points to the best trial's
+                run = self._runs.get(trial)
+                if more and run is not None and run.found:
+                    self._log(run.id, pending[trial], tags={})
+                    pending[trial].metrics, pending[trial].params = [], {}
+                else:
+                    self._push(trial, pending.pop(trial))
+
+    def mark(self, offset: int) -> None:
+        """Write down in the tracker how far it is."""
+        with _talking():
+            self._client.set_tag(self._runs[STUDY].id, _CURSOR, str(offset))
+
+    def _push(self, trial: str, update: Update) -> None:
+        """All that is new of one run: at most one request to create it, one for the values, one to end it."""
+        if trial == STUDY and update.status is not None and update.status.end is not None:
+            update.tag(self._study_end_tags())
+        if trial not in self._runs:
+            self._create_trial(trial, update)
+        run = self._runs[trial]
+        if trial != STUDY and run.parent != self._runs[STUDY].id:
+            run.parent = self._runs[STUDY].id
+            update.tags[_PARENT] = run.parent
+        self._log(run.id, update, update.tags)
+        self._upload(run.id, trial, update)
+        self._set_status(run, update.status)
+
+    def _create_trial(self, id: str, update: Update) -> None:
+        trial = self._view.record.trials[id]
+        tags = {_PARENT: self._runs[STUDY].id, _UID: self._view.record.uid, _TRIAL: id}
+        self._create(id, trial_name(trial), trial.started, tags | update.tags)
+        update.tags = {}
+
+    def _create(self, trial: str, name: str, started: float, tags: dict[str, str]) -> None:
+        tags |= {"mlflow.user": _user(), "mlflow.source.name": f"orchestrator run {self._folder.name}"}
+        run = self._client.create_run(self._experiment, start_time=millis(started), tags=tags, run_name=name)
+        self._runs[trial] = _Run(run.info.run_id, Status(), tags.get(_PARENT), found=False)
+
+    def _log(self, run: str, update: Update, tags: Mapping[str, str]) -> None:
+        from mlflow.entities import Metric, Param, RunTag
+
+        metrics = [Metric(key, value, at, step) for key, value, at, step in update.metrics]
+        params = [Param(name, value) for name, value in update.params.items()]
+        # The client sends nothing when there is nothing, and several requests when there is too much for one.
+        self._client.log_batch(run, metrics, params, [RunTag(name, value) for name, value in tags.items()])
+
+    def _set_status(self, run: _Run, status: Status | None) -> None:
+        if status is None or status == run.status:
+            return
+        if status.end is not None:
+            self._client.set_terminated(run.id, status.name, status.end)
+        elif status.name != run.status.name:
+            self._client.update_run(run.id, status.name)
+        run.status = status
+
+    def _upload(self, run: str, trial: str, update: Update) -> None:
+        """The files of a run that is over, and of the study what each session began with."""
+        over = update.status is not None and update.status.end is not None
+        if trial == STUDY:
+            files = [self._folder.environment_of(session) for session in update.sessions]
+            files += [self._folder.study] * bool(files) + [self._folder.report] * over
+        else:
+            files = [self._folder.trial(trial).log] * over
+            artifacts = self._folder.trial(trial).artifacts
+            if over and any(path.is_file() for path in artifacts.rglob("*")):
+                self._client.log_artifacts(run, str(artifacts))
+        for path in files:
+            if path.exists() and path.stat().st_size:
+                self._client.log_artifact(run, str(path))
+        if update.traceback:
+            self._client.log_text(run, update.traceback, "traceback.txt")
+
+    def _study_end_tags(self) -> dict[str, str]:
+        best = results.best(self._view.record)
+        if best is None:
+            return {"mlflow.note.content": note(self._view.record, None, "")}
+        run = self._runs[best.id].id
+        link = f"#/experiments/{self._experiment}/runs/{run}"
+        return {"mlflow.note.content": note(self._view.record, best, link), "best_run": run}
+
+    # -------------------------------------------------------------------------------------------------------- model
+
+    def log_model(self) -> None:
+        """The best trial's model as an MLflow model of its run, once the study is over; once for each best trial."""
+        record = self._view.record
+        best = results.best(record) if record.state.is_over else None
+        if best is None:
+            return
+        try:
+            model = registry.task(record.study["task"]).model
+            if model is None:
+                return
+            run = self._runs[best.id].id
+            uri = self._client.get_run(run).data.tags.get("model") or self._log_model(run, best, model)
+            self._client.set_tag(self._runs[STUDY].id, "model", uri)
+        except Exception as error:  # a task's own export may fail in any way; the rest is tracked already
+            raise EnvironmentProblem(f"the model of {best.id} was not logged: {_first_line(error)}") from error
+
+    def _log_model(self, run: str, best: TrialRecord, model: Any) -> str:
         import mlflow
         from mlflow.entities import LoggedModelOutput
         from mlflow.models import infer_signature
 
-        model = registry.task(self._record.study["task"]).model
-        run = self._ids[best.id]
-        if model is None or self._client.get_run(run).data.tags.get("model"):
-            return
         self._folder.model.mkdir(exist_ok=True)
         example = model.export(self._folder.trial(best.id).artifacts, self._folder.model)
-        serving.mark(self._folder.model, self._record.study["task"])
+        serving.mark(self._folder.model, self._view.record.study["task"])
         answer = serving.load(self._folder.model).predict(example)
         requirements = [f"{name}=={metadata.version(name)}" for name in model.packages]
-        with tempfile.TemporaryDirectory() as scratch:
+        with tempfile.TemporaryDirectory() as scratch, _quiet():
             target = Path(scratch) / "model"
             mlflow.pyfunc.save_model(
                 str(target),
@@ -288,58 +287,14 @@ class Projection:
                 input_example=example,
                 pip_requirements=requirements,
             )
-            logged = self._client.create_logged_model(self._experiment, name="best", source_run_id=run)
+            begun = self._client.search_logged_models([self._experiment], f"source_run_id = '{run}'")
+            logged = begun[0] if begun else self._client.create_logged_model(self._experiment, "best", run)
             self._client.log_model_artifacts(logged.model_id, str(target))
         self._client.finalize_logged_model(logged.model_id, "READY")
         self._client.log_outputs(run, [LoggedModelOutput(logged.model_id, step=best.steps)])
-        for id in (run, self._ids[""]):
-            self._client.set_tag(id, "model", f"models:/{logged.model_id}")
-
-
-class Follower:
-    """Follows a journal from its own thread and keeps a tracker up to date. Trials and the search never wait for it."""
-
-    def __init__(self, folder: StudyFolder, runs: Runs) -> None:
-        self._folder, self._runs = folder, runs
-        self._done = threading.Event()
-        self._error: EnvironmentProblem | None = None
-        self._thread = threading.Thread(target=self._follow, name="tracker", daemon=True)
-        self._thread.start()
-
-    @property
-    def error(self) -> EnvironmentProblem | None:
-        """Why the tracker is behind, or None while it keeps up."""
-        return self._error
-
-    def finish(self, patience: float = 120.0) -> EnvironmentProblem | None:
-        """Send what is left. Returns why when that fails or takes longer than ``patience`` seconds."""
-        self._done.set()
-        self._thread.join(patience)
-        if self._thread.is_alive():
-            return EnvironmentProblem(f"the tracker had not taken everything after {patience:g} s")
-        return self._error
-
-    def _follow(self) -> None:
-        projection, offset, wait = Projection(self._folder, self._runs), 0, FLUSH_SECONDS
-        while True:
-            last = self._done.wait(wait)
-            events = list(read(self._folder.journal, offset))
-            try:
-                if events:
-                    projection.send(event for event, _ in events)
-                    offset = events[-1][1]
-                self._error, wait = None, FLUSH_SECONDS
-            except EnvironmentProblem as error:
-                # A fresh projection from the beginning: what has arrived is found there and not sent twice.
-                self._error, wait = error, min(30.0, 2 * wait)
-                projection, offset = Projection(self._folder, self._runs), 0
-            if last:
-                return
-
-
-def track(folder: StudyFolder, runs: Runs) -> None:
-    """Rebuild a study in its tracker from the journal. Changes nothing that is complete already."""
-    Projection(folder, runs).send(event for event, _ in read(folder.journal))
+        uri = f"models:/{logged.model_id}"
+        self._client.set_tag(run, "model", uri)
+        return uri
 
 
 def run_ids(record: Record, runs: Runs) -> dict[str, str]:
@@ -353,42 +308,43 @@ def run_ids(record: Record, runs: Runs) -> dict[str, str]:
         experiment = client.get_experiment_by_name(record.study["name"])
         if experiment is None:
             return {}
-        found = client.search_runs(
-            [experiment.experiment_id], f"tags.`orchestrator.study` = '{record.uid}'", max_results=50_000
-        )
-    return {run.data.tags.get("orchestrator.trial", ""): run.info.run_id for run in found}
-
-
-def _errors() -> tuple[type[Exception], ...]:
-    from mlflow.exceptions import MlflowException
-    from requests.exceptions import RequestException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    return (MlflowException, RequestException, SQLAlchemyError, OSError)
+        found = client.search_runs([experiment.experiment_id], f"tags.`{_UID}` = '{record.uid}'", max_results=50_000)
+    return {run.data.tags.get(_TRIAL, STUDY): run.info.run_id for run in found}
 
 
 @contextlib.contextmanager
-def _quiet() -> Any:
-    """MLflow and Alembic log each migration of a new store at INFO."""
-    import mlflow  # noqa: F401 - its import sets its loggers' levels
+def _talking() -> Iterator[None]:
+    """Around all requests. Each kind of store, of values as of files, raises errors of its own."""
+    try:
+        with _quiet():
+            yield
+    except Exception as error:
+        raise EnvironmentProblem(f"the tracker refused or did not answer: {_first_line(error)}") from error
 
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """MLflow and Alembic log each migration of a new store at INFO."""
+    load()  # its import sets its loggers' levels
     for name in ("mlflow", "alembic"):
-        logging.getLogger(name).setLevel(logging.ERROR)
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     yield
 
 
-def _trial_name(trial: TrialRecord) -> str:
-    """The id and the first two searched values: enough to tell runs apart in a list, short enough for a title."""
-    chosen = " ".join(f"{name}={_short(value)}" for name, value in list(trial.chosen.items())[:2])
-    return f"{trial.id} {chosen}".strip()[:100]
+def _known(run: Any) -> _Run:
+    status = Status(run.info.status, None if run.info.status == "RUNNING" else run.info.end_time)
+    return _Run(run.info.run_id, status, run.data.tags.get(_PARENT), found=True)
 
 
-def _short(value: Any) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+def _fullness(run: Any) -> int:
+    return len(run.data.metrics) + len(run.data.params) + len(run.data.tags)
 
 
-def _millis(at: float) -> int:
-    return 0 if math.isnan(at) else int(at * 1000)
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return str(os.getuid())
 
 
 def _first_line(error: BaseException) -> str:
