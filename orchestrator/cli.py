@@ -11,17 +11,24 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from orchestrator import __version__, registry, results, terminal
-from orchestrator.errors import Interrupted, OrchestratorError, StudyFailed, UnknownName, UserError
+from orchestrator.control import Command, order
+from orchestrator.errors import EnvironmentProblem, Interrupted, OrchestratorError, StudyFailed, UnknownName, UserError
 from orchestrator.folder import Runs, StudyFolder
-from orchestrator.journal import Record, load_record
+from orchestrator.journal import is_written, load_record
 from orchestrator.plan import make_plan
+from orchestrator.record import Record
 from orchestrator.states import State
-from orchestrator.study import load_study
+from orchestrator.studyfile import load_study
+
+if TYPE_CHECKING:
+    from orchestrator.launch import Outcome
+
+_FOLLOW_SECONDS = 0.2
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -31,6 +38,9 @@ TrialId = Annotated[str, typer.Argument(metavar="TRIAL", help="A trial's id, for
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="For example search.trials=8 data=PATH.")
 ]
+AnyTrial = Annotated[str | None, typer.Argument(metavar="[TRIAL]", help="Without it the whole study is meant.")]
+RetryTrials = Annotated[list[str] | None, typer.Option("--retry", help="Try this trial, which has ended, again.")]
+Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on as the trial writes, until it ends.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
@@ -59,7 +69,7 @@ def plan(study: StudyRef, overrides: Overrides = None, as_json: AsJson = False) 
 
     asked, runs = load_study(study, overrides or []), Runs.default()
     planned = make_plan(asked, [local_node()])
-    plain = planned.to_plain(_time_of_earlier_run(runs, asked.name))
+    plain = planned.to_plain(*_earlier_run(runs, asked.name))
     if as_json:
         return _json(plain)
     estimate = plain["estimate"]
@@ -71,6 +81,9 @@ def plan(study: StudyRef, overrides: Overrides = None, as_json: AsJson = False) 
         gpu = f", {estimate['gpu_hours']:.1f} GPU-hours" if estimate["gpu_hours"] else ""
         each = f"{estimate['seconds_per_trial']:.1f} s a trial in its last run"
         terminal.say(f"time: about {60 * estimate['hours']:.1f} min{gpu} ({each})")
+    size = estimate["checkpoint_bytes"]
+    known = f", about {estimate['disk_bytes'] / 1e6:.1f} MB ({size / 1e6:.2f} MB each in its last run)" if size else ""
+    terminal.say(f"disk: at most 2 checkpoints a trial{known}")
     for note in planned.notes:
         terminal.say(f"note: {note}")
     rows = []
@@ -87,6 +100,27 @@ def run(study: StudyRef, overrides: Overrides = None) -> None:
 
 
 @app.command()
+def resume(study: RunName, overrides: Overrides = None, retry: RetryTrials = None) -> None:
+    """Go on with a study that was interrupted or whose process died, or give it more: search.trials=64."""
+    from orchestrator import launch
+
+    runs = Runs.default()
+    _conclude(launch.resume_study(study, overrides or [], runs, terminal.LiveStudy(), retry or []), runs)
+
+
+@app.command()
+def stop(study: RunName, trial: AnyTrial = None) -> None:
+    """Stop a running study in order, or one of its trials, from another terminal."""
+    terminal.say(order(_running(study), Command.STOP, trial))
+
+
+@app.command()
+def retry(study: RunName, trial: TrialId) -> None:
+    """Try a failed or stopped trial of a running study again, from its last checkpoint."""
+    terminal.say(order(_running(study, f"orchestrator resume {study} --retry {trial}"), Command.RETRY, trial))
+
+
+@app.command()
 def demo() -> None:
     """Run the main job on drawn dogs: a small search that needs no download."""
     _run("dogs-demo", [])
@@ -95,6 +129,7 @@ def demo() -> None:
 @app.command()
 def ps(as_json: AsJson = False) -> None:
     """List the studies that have run or are running here."""
+    _close_dead(Runs.default())
     rows = [results.summary(load_record(folder.journal), folder.name) for folder in Runs.default().studies()]
     if as_json:
         return _json(rows)
@@ -118,14 +153,17 @@ def show(study: RunName, as_json: AsJson = False) -> None:
 
 
 @app.command()
-def logs(study: RunName, trial: TrialId) -> None:
+def logs(study: RunName, trial: TrialId, follow: Follow = False) -> None:
     """Print what a trial wrote."""
     folder, record = _record(study)
     if trial not in record.trials:
         raise UnknownName("trial", trial, record.trials, f"study '{study}'")
     log = folder.trial(trial).log
-    if log.exists():
-        sys.stdout.write(log.read_text(encoding="utf-8", errors="replace"))
+    offset = _print_from(log, 0)
+    while follow and is_written(folder.journal) and not record.trials[trial].state.is_over:
+        time.sleep(_FOLLOW_SECONDS)
+        record = load_record(folder.journal)
+        offset = _print_from(log, offset)
     if error := record.trials[trial].traceback:
         sys.stdout.write(error)
 
@@ -153,10 +191,13 @@ def report(study: RunName) -> None:
 @app.command()
 def track(study: RunName) -> None:
     """Bring MLflow up to date with a study's journal; on a complete one it changes nothing."""
-    from orchestrator import tracking
+    from orchestrator import follower, launch, tracking
 
     folder, record = _record(study)
-    tracking.track(folder, Runs.default())
+    if is_written(folder.journal):
+        raise UserError(f"'{study}' is running: its own process keeps MLflow up to date")
+    launch.close_dead(folder)
+    follower.track(folder, Runs.default())
     where = tracking.tracker_uri(Runs.default(), record.study)
     terminal.say(f"{folder.name}: {len(record.trials)} trials are in {where}")
 
@@ -183,7 +224,13 @@ def _run(ref: str, overrides: list[str]) -> None:
     runs, asked = Runs.default(), load_study(ref, overrides)
     from orchestrator import launch  # matplotlib and the rest are not needed to say that a study is wrong
 
-    outcome = launch.run_study(asked, runs, terminal.LiveStudy())
+    _conclude(launch.run_study(asked, runs, terminal.LiveStudy()), runs)
+    own_data = "" if asked.data else f"   or on your own data: orchestrator run {asked.task} data=FOLDER"
+    terminal.say(f"next: orchestrator show {asked.name}{own_data}")
+
+
+def _conclude(outcome: Outcome, runs: Runs) -> None:
+    """Say how a study ended; raises the error whose exit code tells programs the same."""
     folder, record, name = outcome.folder, outcome.record, outcome.folder.name
     if record.trials:
         terminal.print_leaderboard(record, limit=10)
@@ -194,17 +241,54 @@ def _run(ref: str, overrides: list[str]) -> None:
     )
     if outcome.untracked:
         terminal.say(f"not everything is tracked: {outcome.untracked}; send it later: orchestrator track {name}")
+    again = f"go on: orchestrator resume {name}"
     if record.state is State.STOPPED:
         done = record.count(State.FINISHED)
         raise Interrupted(
-            f"interrupted with {done} of {record.planned} trials finished; they are kept in {_shorter(folder.root)}",
-            f"see them: orchestrator leaderboard {name}; run the study again: orchestrator run {ref}",
+            f"{record.reason} with {done} of {record.planned} trials finished; all is kept in {_shorter(folder.root)}",
+            f"see them: orchestrator leaderboard {name}; {again}",
         )
     if record.state is State.FAILED:
-        failed = next(iter(record.trials), "t0000")
-        raise StudyFailed("no trial gave a result", f"see why: orchestrator logs {name} {failed}")
-    own_data = "" if asked.data else f"   or on your own data: orchestrator run {asked.task} data=FOLDER"
-    terminal.say(f"next: orchestrator show {name}{own_data}")
+        failed = next((t.id for t in record.trials.values() if t.state is State.FAILED), "t0000")
+        raise StudyFailed(
+            record.reason or "no trial gave a result", f"see why: orchestrator logs {name} {failed}; {again}"
+        )
+    if record.reason:
+        terminal.say(f"ended early: {record.reason}; with more budget, {again} KEY=VALUE")
+
+
+def _running(name: str, otherwise: str | None = None) -> StudyFolder:
+    """The folder of a study that runs now. Raises `UserError` when it does not."""
+    folder = Runs.default().study(name)
+    if not is_written(folder.journal):
+        raise UserError(f"'{name}' is not running", otherwise or f"see how it ended: orchestrator show {name}")
+    return folder
+
+
+def _close_dead(runs: Runs) -> None:
+    """Studies whose process died are STOPPED, here and in MLflow."""
+    for folder in runs.studies():
+        record = load_record(folder.journal)
+        if record.state is State.STOPPED and record.ended is None:
+            from orchestrator import follower, launch
+
+            try:
+                if launch.close_dead(folder):
+                    follower.track(folder, runs)
+            except EnvironmentProblem as error:
+                terminal.complain(f"{folder.name}: {error}", f"close its runs later: orchestrator track {folder.name}")
+
+
+def _print_from(path: Path, offset: int) -> int:
+    """Print a file from a byte offset on; returns where it ended."""
+    if not path.exists():
+        return offset
+    with path.open("rb") as file:
+        file.seek(offset)
+        written = file.read()
+    sys.stdout.write(written.decode("utf-8", errors="replace"))
+    sys.stdout.flush()
+    return offset + len(written)
 
 
 def _record(name: str) -> tuple[StudyFolder, Record]:
@@ -212,13 +296,16 @@ def _record(name: str) -> tuple[StudyFolder, Record]:
     return folder, load_record(folder.journal)
 
 
-def _time_of_earlier_run(runs: Runs, name: str) -> float | None:
-    """Seconds a trial took in the newest run of this study that has finished ones."""
+def _earlier_run(runs: Runs, name: str) -> tuple[float | None, int | None]:
+    """Seconds a trial took and bytes of its checkpoint, in the newest run of this study that has finished trials."""
+    from orchestrator import checkpoint
+
     for folder in reversed(runs.studies()):
         record = load_record(folder.journal)
         if record.study.get("name") == name and (seconds := results.seconds_per_trial(record)):
-            return seconds
-    return None
+            largest = max(checkpoint.largest(folder.trial(trial).checkpoint) for trial in record.trials)
+            return seconds, largest or None
+    return None, None
 
 
 def _list(rows: list[dict[str, Any]], as_json: bool) -> None:
@@ -256,7 +343,7 @@ def main() -> None:
         terminal.complain(str(error), error.hint)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        terminal.complain("interrupted", None)
+        terminal.complain("interrupted before any trial was started", None)
         sys.exit(130)
     except BrokenPipeError:  # `orchestrator show S | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

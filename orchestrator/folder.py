@@ -45,7 +45,16 @@ class StudyFolder:
 
     @property
     def environment(self) -> Path:
+        """Where and with what the study began; each resume adds one, see `environment_of`."""
         return self.root / "environment.json"
+
+    def environment_of(self, session: int) -> Path:
+        return self.environment if session == 1 else self.root / f"environment-{session}.json"
+
+    @property
+    def control(self) -> Path:
+        """Orders to the running driver, and its answers."""
+        return self.root / "control"
 
     @property
     def driver_log(self) -> Path:
@@ -99,6 +108,16 @@ class Runs:
             raise UnknownName("study", name, [f.name for f in self.studies()], str(self.root))
         return folder
 
+    def newest(self, name: str) -> StudyFolder | None:
+        """The last of the runs ``name``, ``name-2``, … of a study."""
+        newest, number = None, 1
+        while (folder := self._numbered(name, number)).journal.exists():
+            newest, number = folder, number + 1
+        return newest
+
+    def _numbered(self, name: str, number: int) -> StudyFolder:
+        return StudyFolder(self.root / (name if number == 1 else f"{name}-{number}"))
+
     def new_study(self, name: str) -> StudyFolder:
         """A folder for a new run of a study: ``name``, or ``name-2``, … when that has been run before.
 
@@ -106,7 +125,7 @@ class Runs:
         """
         number = 1
         while True:
-            folder = StudyFolder(self.root / (name if number == 1 else f"{name}-{number}"))
+            folder = self._numbered(name, number)
             if not folder.journal.exists():
                 return folder
             if journal.is_written(folder.journal):

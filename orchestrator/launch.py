@@ -8,20 +8,26 @@ import shutil
 import signal
 import threading
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from orchestrator import results, tracking, yamlfile
+from orchestrator import failures, results, yamlfile
+from orchestrator.driver import Driver
 from orchestrator.environment import describe_environment
-from orchestrator.errors import EnvironmentProblem, UserError
+from orchestrator.errors import EnvironmentProblem, FolderBusy, UnknownName, UserError
+from orchestrator.events import Cause, StudyEnded, StudyResumed, StudyStarted, TrialInterrupted
 from orchestrator.folder import Runs, StudyFolder
-from orchestrator.journal import Journal, Record, StudyEnded, StudyStarted, TrialEnded
-from orchestrator.plan import Node, Plan, check_fits, make_plan
+from orchestrator.follower import Follower, preload
+from orchestrator.journal import DIED, Journal, is_written, load_record
+from orchestrator.plan import Node, Plan, check_fits, finalists, make_plan
+from orchestrator.record import Record
+from orchestrator.schedulers import make_scheduler
 from orchestrator.states import State
 from orchestrator.study import Study
+from orchestrator.studyfile import change_study
 
 _LEAST_FREE_BYTES = 200_000_000
 _BROKEN_PATIENCE_SECONDS = 5.0
@@ -55,82 +61,241 @@ def run_study(study: Study, runs: Runs, display: Display) -> Outcome:
     """Run a study to its end and return how it went.
 
     Raises `UserError` before anything is written when it cannot run as asked. Ctrl-C and SIGTERM end it in order: what
-    has finished is kept, what was running is STOPPED.
+    has finished is kept, what was running is STOPPED and can be resumed, as after a death of this process.
     """
-    _check_nothing_hides_the_packages()
-    if not os.environ.get("RAY_ADDRESS"):
-        check_fits(study.resources, [local_node()])
+    _check_can_start(study, runs)
+    _check_not_unfinished(study.name, runs)
     folder = runs.new_study(study.name)
-    _check_disk(runs.root)
     with stop_on_signals() as stop:
         from orchestrator import trials  # Ray takes seconds to import: not before the checks above
 
+        preload()
         with trials.cluster() as nodes:
             plan = make_plan(study, nodes)
             with Journal(folder.journal) as journal:
-                record, follower = _begin(plan, folder, runs, journal)
-                display.start(plan, folder, record)
-                try:
-                    with folder.driver_log.open("a", buffering=1) as chatter, redirect_stderr(chatter):
-                        trials.run_trials(plan, folder, runs.cache, journal, record, stop, display.update)
-                except BaseException as error:
-                    _end_open_trials(record, journal, f"the study broke: {error!r}")
-                    _conclude(record, folder, journal, State.FAILED, f"it broke: {error!r}")
-                    follower.finish(patience=_BROKEN_PATIENCE_SECONDS)
-                    raise
-                finally:
-                    display.stop()
-                if stop.is_set():
-                    _end_open_trials(record, journal, "the study was interrupted")
-                    _conclude(record, folder, journal, State.STOPPED, "interrupted")
-                else:
-                    _conclude(record, folder, journal, results.end_state(record))
-        return Outcome(folder, record, follower.finish())
+                if journal.record.uid:
+                    raise FolderBusy(f"another run of '{folder.name}' has begun meanwhile", "run it again")
+                start = StudyStarted(uuid.uuid4().hex, study.to_plain(), len(plan.trials))
+                return _Session(plan, folder, runs, journal, stop).run(start, display)
 
 
-def _begin(plan: Plan, folder: StudyFolder, runs: Runs, journal: Journal) -> tuple[Record, tracking.Follower]:
-    folder.study.write_text(yamlfile.dump(plan.study.to_plain()), encoding="utf-8")
-    folder.environment.write_text(json.dumps(describe_environment(), indent=2), encoding="utf-8")
-    record = Record()
-    started = StudyStarted(uuid.uuid4().hex, plan.study.to_plain(), len(plan.trials))
-    journal.append(started)
-    record.apply(started)
-    return record, tracking.Follower(folder, runs)
+def resume_study(
+    name: str, overrides: Sequence[str], runs: Runs, display: Display, retry: Sequence[str] = ()
+) -> Outcome:
+    """Go on with a study that was interrupted, whose process died, or that is given more trials.
+
+    Finished trials stay; the others go on from their last checkpoints, those of ``retry`` too. Raises `UserError` when
+    nothing is left to do, when another process is at it, or when an override would make what has finished incomparable.
+    """
+    folder = runs.study(name)
+    with stop_on_signals() as stop, Journal(folder.journal) as journal:
+        study = change_study(journal.record, overrides)
+        _check_can_start(study, runs)
+        _check_retries(retry, journal.record, name)
+        if not retry:
+            _check_something_is_left(study, journal.record, name)
+        from orchestrator import trials
+
+        preload()
+        with trials.cluster() as nodes:
+            plan = make_plan(study, nodes)
+            start = StudyResumed(study.to_plain(), len(plan.trials))
+            return _Session(plan, folder, runs, journal, stop, retry).run(start, display)
 
 
-def _end_open_trials(record: Record, journal: Journal, reason: str) -> None:
-    for trial in list(record.trials.values()):
-        if not trial.state.is_over:
-            ended = TrialEnded(trial.id, State.STOPPED, reason)
-            journal.append(ended)
-            record.apply(ended)
+def close_dead(folder: StudyFolder) -> bool:
+    """Write the end of a study whose process died, so that its runs do not say RUNNING; returns whether it was one."""
+    record = load_record(folder.journal)
+    if record.reason != DIED or record.ended is not None:
+        return False
+    try:
+        with Journal(folder.journal) as journal:
+            if journal.record.state is not State.RUNNING:
+                return False
+            at = journal.record.at  # it ended when it was last heard of, not now
+            opened = [t for t in journal.record.trials.values() if not t.state.is_over]
+            journal.append(
+                *(TrialInterrupted(t.id, Cause.STOPPED, "the study's process died", at=at) for t in opened),
+                StudyEnded(State.STOPPED, None, DIED, at=at),
+            )
+    except FolderBusy:  # somebody has just resumed it
+        return False
+    return True
 
 
-def _conclude(record: Record, folder: StudyFolder, journal: Journal, state: State, reason: str | None = None) -> None:
-    """Write the end: the verdict, the report, the last line of the journal."""
-    from orchestrator.report import write_report  # matplotlib: not before a study is known to be right
+class _Session:
+    """One driver's work on a study, from its first line in the journal to its last."""
 
-    concluded = results.verdict(record)
-    verdict = {"support": concluded.support.value, "sentence": concluded.sentence}
-    ended = StudyEnded(state, verdict, reason)
-    record.apply(ended)
-    write_report(record, folder)
-    journal.append(ended)
+    def __init__(
+        self,
+        plan: Plan,
+        folder: StudyFolder,
+        runs: Runs,
+        journal: Journal,
+        stop: Stop,
+        retry: Sequence[str] = (),
+    ) -> None:
+        self._plan, self._folder, self._runs, self._retry = plan, folder, runs, retry
+        self._journal, self._record, self._stop = journal, journal.record, stop
+
+    def run(self, start: StudyStarted | StudyResumed, display: Display) -> Outcome:
+        if self._stop.is_set():  # and somebody kept the exception to himself
+            raise KeyboardInterrupt
+        self._stop.orderly = True
+        self._stop.listen()  # Ray has put its own handler in place
+        try:
+            self._journal.append(start)
+            self._write_provenance()
+            follower = Follower(self._folder, self._runs)
+            driver = self._drive(display, follower)
+            self._conclude(driver)
+        except OSError as error:
+            if not failures.is_full_disk(error):
+                raise
+            raise self._disk_full() from error
+        if driver.trouble is not None:
+            follower.finish(_BROKEN_PATIENCE_SECONDS)
+            raise driver.trouble
+        return Outcome(self._folder, self._record, follower.finish())
+
+    def _drive(self, display: Display, follower: Follower) -> Driver:
+        from orchestrator import trials
+        from orchestrator.search import make_searcher
+
+        scheduler = make_scheduler(self._plan.study, len(self._plan.trials))
+        searcher = make_searcher(self._plan)
+        driver = Driver(self._plan, self._journal, self._folder, self._runs.cache, searcher, scheduler, self._stop)
+        for trial in self._retry:
+            driver.retry(trial)
+        display.start(self._plan, self._folder, self._record)
+        try:
+            with self._folder.driver_log.open("a", buffering=1) as chatter, redirect_stderr(chatter):
+                trials.run_trials(driver, display.update)
+        except BaseException as error:
+            self._end_open_trials(f"the study broke: {error!r}")
+            self._end(State.FAILED, f"it broke: {error!r}")
+            follower.finish(_BROKEN_PATIENCE_SECONDS)
+            raise
+        finally:
+            display.stop()
+        return driver
+
+    def _conclude(self, driver: Driver) -> None:
+        if driver.cut is not None:
+            state, reason = driver.cut
+        elif self._stop.is_set():
+            state, reason = State.STOPPED, "interrupted"
+        else:
+            state, reason = State.FINISHED, None
+        self._end_open_trials(f"the study stopped: {reason}")
+        self._end(results.end_state(self._record) if state is State.FINISHED else state, reason)
+
+    def _end_open_trials(self, reason: str) -> None:
+        left = [trial for trial in self._record.trials.values() if not trial.state.is_over]
+        if left:
+            self._journal.append(*(TrialInterrupted(trial.id, Cause.STOPPED, reason) for trial in left))
+
+    def _end(self, state: State, reason: str | None) -> None:
+        """The verdict, the page, the last line of the journal."""
+        from orchestrator.report import write_report  # matplotlib: not before a study is known to be right
+
+        concluded = results.verdict(self._record)
+        verdict = {"support": concluded.support.value, "sentence": concluded.sentence}
+        self._journal.append(StudyEnded(state, verdict, reason))
+        write_report(self._record, self._folder)
+
+    def _write_provenance(self) -> None:
+        self._folder.study.write_text(yamlfile.dump(self._plan.study.to_plain()), encoding="utf-8")
+        environment = self._folder.environment_of(self._record.sessions)
+        environment.write_text(json.dumps(describe_environment(), indent=2), encoding="utf-8")
+
+    def _disk_full(self) -> EnvironmentProblem:
+        return EnvironmentProblem(
+            f"the disk of {self._folder.root} is full; what was journaled before is kept",
+            f"make room, then: orchestrator resume {self._folder.name}",
+        )
+
+
+def _check_can_start(study: Study, runs: Runs) -> None:
+    _check_nothing_hides_the_packages()
+    if not os.environ.get("RAY_ADDRESS"):
+        check_fits(study.resources, [local_node()])
+    _check_disk(runs.root)
+
+
+def _check_not_unfinished(name: str, runs: Runs) -> None:
+    """Raise `UserError` when the newest run of this study is not complete: to go on with it must be asked for."""
+    folder = runs.newest(name)
+    if folder is None or is_written(folder.journal):
+        return  # one that runs is refused by `new_study`
+    record = load_record(folder.journal)
+    if is_unfinished(record):
+        over = sum(trial.state.is_over and not trial.is_open for trial in record.trials.values())
+        raise UserError(
+            f"'{folder.name}' is unfinished: {over} of {record.planned} trials are over"
+            + (f" ({record.reason})" if record.reason else ""),
+            f"go on with it: orchestrator resume {folder.name}; or start another beside it: name={name}-anew",
+        )
+
+
+def is_unfinished(record: Record) -> bool:
+    """Whether a resume would find something to do without being asked for more."""
+    searched = [trial for trial in record.trials.values() if trial.of is None]
+    if len(searched) < record.planned or any(trial.is_open for trial in record.trials.values()):
+        return True
+    return any(trial.id not in record.trials for trial in finalists(change_study(record, ()), record))
+
+
+def _check_retries(trials: Sequence[str], record: Record, name: str) -> None:
+    for id in trials:
+        if id not in record.trials:
+            raise UnknownName("trial", id, record.trials, f"study '{name}'")
+        if record.trials[id].state is State.FINISHED:
+            raise UserError(f"{id} has finished; its result stays")
+
+
+def _check_something_is_left(study: Study, record: Record, name: str) -> None:
+    """Raise `UserError` when every trial that the study asks for is over."""
+    if is_unfinished(record) or study != change_study(record, ()):
+        return
+    raise UserError(
+        f"'{name}' is complete: {len(record.trials)} of {record.planned} trials are over",
+        f"extend it: orchestrator resume {name} search.trials={2 * record.planned}"
+        if not study.search.scheduler.kind.is_synchronous
+        else "run it again under another name: name=NEW",
+    )
+
+
+class Stop(threading.Event):
+    """Set by the first SIGINT or SIGTERM; before it is ``orderly`` that raises KeyboardInterrupt: nothing has begun.
+
+    The second ends the process at once. What it cuts off is as after a SIGKILL: the journal is whole, and the study can
+    be resumed.
+    """
+
+    orderly = False
+
+    def listen(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: object) -> None:
+        if self.is_set():
+            os.write(2, b"\ninterrupted at once; go on with: orchestrator resume\n")
+            os._exit(130)
+        self.set()
+        if not self.orderly:
+            raise KeyboardInterrupt
 
 
 @contextmanager
-def stop_on_signals() -> Iterator[threading.Event]:
-    """An event that the first SIGINT or SIGTERM sets; the second ends the process at once."""
-    event = threading.Event()
-
-    def handle(number: int, frame: object) -> None:
-        if event.is_set():
-            raise KeyboardInterrupt
-        event.set()
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+def stop_on_signals() -> Iterator[Stop]:
+    """A `Stop` that listens to signals; afterwards they do what they did before."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    stop = Stop()
+    stop.listen()
     try:
-        yield event
+        yield stop
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 from orchestrator import results
 from orchestrator.folder import StudyFolder
-from orchestrator.journal import Record, TrialRecord
+from orchestrator.record import Record, TrialRecord
 from orchestrator.states import State
 
 matplotlib.use("Agg")
@@ -102,9 +102,10 @@ def _curves(record: Record, metric: str) -> Figure:
     """The metric by step, the best trials in colour, pruned ones pale."""
     figure = Figure(figsize=(9, 4.2))
     axes = figure.subplots()
-    order = [record.trials[entry.trial] for entry in results.leaderboard(record)][:_CURVES]
+    board = [entry.trial for entry in results.leaderboard(record) if entry.trial in record.trials]
+    order = [record.trials[trial] for trial in board[:_CURVES]]
     for rank, trial in reversed(list(enumerate(order))):
-        steps, values = _series(trial, metric)
+        steps, values = _series(trial)
         label = trial.id if rank < 5 and trial.state is State.FINISHED else None
         colour = f"C{rank}" if label else "0.75"
         axes.plot(
@@ -123,8 +124,8 @@ def _curves(record: Record, metric: str) -> Figure:
     return figure
 
 
-def _series(trial: TrialRecord, metric: str) -> tuple[list[int], list[float]]:
-    points = [(r.step, r.metrics[metric]) for r in trial.reports if math.isfinite(r.metrics.get(metric, math.nan))]
+def _series(trial: TrialRecord) -> tuple[list[int], list[float]]:
+    points = [(s, v) for s, v in zip(trial.curve.steps, trial.curve.values, strict=True) if math.isfinite(v)]
     return [step for step, _ in points], [value for _, value in points]
 
 

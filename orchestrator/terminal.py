@@ -15,8 +15,8 @@ from rich.text import Text
 
 from orchestrator import results
 from orchestrator.folder import StudyFolder
-from orchestrator.journal import Record, TrialRecord
 from orchestrator.plan import Plan
+from orchestrator.record import Record, TrialRecord
 from orchestrator.states import State
 
 console = Console(highlight=False)
@@ -41,6 +41,8 @@ class LiveStudy:
         self._live: Live | None = None
         self._next = 0.0
         self._said: set[str] = set()
+        self._before = 0  # trials that were over when this session began
+        self._failures: dict[str, int] = {}
 
     def start(self, plan: Plan, folder: StudyFolder, record: Record) -> None:
         self._plan, self._folder, self._record, self._began = plan, folder, record, time.monotonic()
@@ -52,6 +54,13 @@ class LiveStudy:
             f"{study.search.algorithm}, scheduler {study.search.scheduler.kind}",
             soft_wrap=_SOFT,
         )
+        if record.sessions > 1:
+            over = [trial for trial in record.trials.values() if not trial.is_open]
+            self._said, self._before = {trial.id for trial in over}, len(over)
+            self._failures = {trial.id: trial.failures for trial in record.trials.values()}
+            console.print(
+                f"resumed: {len(over)} trials are over, {len(record.trials) - len(over)} go on", soft_wrap=_SOFT
+            )
         for note in plan.notes:
             console.print(f"[dim]note: {escape(note)}[/]", soft_wrap=_SOFT)
         if console.is_terminal:
@@ -63,6 +72,9 @@ class LiveStudy:
             if trial.state.is_over and trial.id not in self._said:
                 self._said.add(trial.id)
                 self._trial_ended(trial)
+            elif trial.failures > self._failures.get(trial.id, 0) and not trial.state.is_over:
+                self._failures[trial.id] = trial.failures
+                self._trial_retried(trial)
         now = time.monotonic()
         if self._live is not None and now >= self._next:
             self._next = now + _REFRESH_SECONDS
@@ -80,9 +92,12 @@ class LiveStudy:
         elif self._live is None:
             metric, _ = results.metric_of(self._record)
             done = sum(t.state.is_over for t in self._record.trials.values())
-            console.print(
-                f"{done}/{self._record.planned} {trial.id} {trial.state} {metric}={_number(trial.value(metric))}"
-            )
+            console.print(f"{done}/{self._plan.size} {trial.id} {trial.state} {metric}={_number(trial.value(metric))}")
+
+    def _trial_retried(self, trial: TrialRecord) -> None:
+        lines = (trial.traceback or "").strip().splitlines()
+        why = trial.reason or (lines[-1] if lines else "it failed")
+        console.print(f"[yellow]{trial.id} is tried again[/] from step {trial.saved}: {escape(why)}", soft_wrap=_SOFT)
 
     def _table(self) -> Group:
         record = self._record
@@ -96,14 +111,14 @@ class LiveStudy:
         table.add_column("parameters", no_wrap=True, overflow="ellipsis")
         for trial in [*over[-room:], *shown]:
             row_end = (
-                escape(_assignments(trial.chosen)) if trial.reports or trial.state.is_over else self._last_words(trial)
+                escape(_assignments(trial.chosen)) if trial.steps or trial.state.is_over else self._last_words(trial)
             )
             state = f"[{_STYLE[trial.state]}]{trial.state}[/]"
             table.add_row(trial.id, state, str(trial.steps), _number(trial.value(metric)), row_end)
-        done, elapsed = len(over), time.monotonic() - self._began
-        left = f", about {_duration(elapsed / done * (record.planned - done))} left" if done >= 2 else ""
+        total, new, elapsed = self._plan.size, len(self._said) - self._before, time.monotonic() - self._began
+        left = f", about {_duration(elapsed / new * (total - len(over)))} left" if new >= 2 else ""
         best = results.best_so_far(record)
-        line = f"{done}/{record.planned} trials done, {_duration(elapsed)}{left}; best {metric} {_number(best)}"
+        line = f"{len(over)}/{total} trials done, {_duration(elapsed)}{left}; best {metric} {_number(best)}"
         return Group(table, Text(line, style="bold"))
 
     def _last_words(self, trial: TrialRecord) -> str:
@@ -122,15 +137,16 @@ def print_leaderboard(record: Record, limit: int | None = None) -> None:
     metric, _ = results.metric_of(record)
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("rank", justify="right")
-    for name in ("trial", "state", metric, "95 % interval"):
+    seeds = any(entry.seeds for entry in entries)
+    for name in ("trial", "state", metric, "95 % interval", *(["seeds"] if seeds else [])):
         table.add_column(name, no_wrap=True)
     table.add_column("parameters", overflow="fold")
     for entry in entries[:limit]:
         interval = f"{entry.interval[0]:.4f}–{entry.interval[1]:.4f}" if entry.interval else ""
         state = f"[{_STYLE[entry.state]}]{entry.state}[/]"
-        table.add_row(
-            str(entry.rank), entry.trial, state, _number(entry.value), interval, escape(_assignments(entry.params))
-        )
+        cells = [str(entry.rank), entry.trial, state, _number(entry.value), interval]
+        cells += [str(entry.seeds or 1)] if seeds else []
+        table.add_row(*cells, escape(_assignments(entry.params)))
     console.print(table)
     if limit is not None and len(entries) > limit:
         console.print(f"[dim]… and {len(entries) - limit} more[/]")
@@ -158,7 +174,7 @@ def print_trials(record: Record) -> None:
                 _number(t.value(metric)),
                 _seconds(t),
                 t.node or "",
-                t.reason or "",
+                t.reason or (f"of {t.of}" if t.of else ""),
                 _assignments(t.chosen),
             )
             for t in record.trials.values()

@@ -1,30 +1,31 @@
 """Runs a plan's trials under Ray Tune: the only importer of ``ray``.
 
-Tune places trials, reuses their processes and asks the scheduler; everything that happens reaches the journal through
-one callback in the driver. Tune's own loggers, checkpoints and experiment state are off: the journal replaces them.
+Tune places attempts and reuses their processes; what they say goes to the `Driver`, which decides and journals. Tune's
+own loggers, checkpoints and experiment state are off: the journal replaces them.
 """
 
 from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
+import re
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator.errors import EnvironmentProblem
-from orchestrator.folder import StudyFolder
-from orchestrator.journal import Journal, Record, TrialEnded, TrialStarted, from_plain
-from orchestrator.plan import Node, Plan
-from orchestrator.search import Searcher, make_searcher
-from orchestrator.states import State
-from orchestrator.study import Scheduler, SchedulerKind
-from orchestrator.worker import TrialSpec, run_trial
-from tasks.api import Goal
+from orchestrator.plan import Node
+from orchestrator.worker import Attempt, peak_bytes
+from tasks.api import Resources
+
+if TYPE_CHECKING:
+    from orchestrator.driver import Driver  # workers import this module and need no driver
 
 _SETTINGS = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -43,10 +44,16 @@ for _name, _value in _SETTINGS.items():
 
 import ray  # noqa: E402 - Ray reads the settings above when it is imported
 from ray import tune  # noqa: E402
+from ray.air.execution._internal.actor_manager import RayActorManager  # noqa: E402
+from ray.exceptions import OutOfMemoryError, RayActorError  # noqa: E402
 from ray.tune import schedulers, search, stopper  # noqa: E402
 from ray.tune.experiment import Trial  # noqa: E402
 
+_COLOURS = re.compile(r"\x1b\[\d+m")
 _STOP_PATIENCE_SECONDS = 2.0
+_HEARTBEAT_SECONDS = 1.0
+_LOOK_AROUND_SECONDS = 0.2
+_GIVE_WAY_SECONDS = 5.0
 
 
 @contextlib.contextmanager
@@ -56,7 +63,7 @@ def cluster() -> Iterator[list[Node]]:
     if address and address not in ("auto", "local"):
         _check_answers(address)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    local = {"num_cpus": os.cpu_count(), "include_dashboard": False}
+    local = {"address": "local", "num_cpus": os.cpu_count(), "include_dashboard": False}
     try:
         ray.init(**quiet, **({"address": address} if address else local))
     except (ConnectionError, RuntimeError, TimeoutError) as error:
@@ -64,6 +71,9 @@ def cluster() -> Iterator[list[Node]]:
             f"no Ray cluster at {address or 'this machine'}: {error}",
             "check RAY_ADDRESS, or unset it to run on this machine",
         ) from error
+    except (KeyboardInterrupt, SystemExit) as error:  # the latter is what Ray makes of SIGTERM
+        ray.shutdown()  # what has been started so far
+        raise KeyboardInterrupt from error
     logging.getLogger("ray").setLevel(logging.ERROR)
     try:
         yield [
@@ -87,93 +97,100 @@ def _check_answers(address: str) -> None:
         ) from error
 
 
-def run_trials(
-    plan: Plan,
-    folder: StudyFolder,
-    cache: Path,
-    journal: Journal,
-    record: Record,
-    stop: threading.Event,
-    on_change: Callable[[], None],
-) -> None:
-    """Run every trial of the plan; return when all have ended or, soon after, when ``stop`` is set.
+def run_trials(driver: Driver, on_change: Callable[[], None]) -> None:
+    """Run what the driver has until nothing is left or, soon after, it is told to stop.
 
-    Each event goes to the journal and into ``record``; ``on_change`` is called often, from this thread. Trials that a
-    stop cuts off are left open.
+    ``on_change`` is called often, from this thread.
     """
-    searcher = make_searcher(plan)
-    driver = _Driver(plan, journal, record, searcher, on_change)
-    search_alg = _TuneSearcher(plan, folder, cache, searcher, stop)
-    need = plan.study.resources
+    sharing = _Sharing()
+    with _environment(TUNE_MAX_PENDING_TRIALS_PG=str(driver.plan.concurrent)), _quiet_tune():
+        while not driver.finished:
+            _fit(driver, sharing, on_change)
+            while sharing.gives_way() and not driver.stop.is_set():  # every place was given to others: their turn
+                driver.tick()
+                on_change()
+                time.sleep(0.1)
+
+
+def _fit(driver: Driver, sharing: _Sharing, on_change: Callable[[], None]) -> None:
+    need = driver.plan.study.resources
+    placing = _Placing(driver, on_change)
     with tempfile.TemporaryDirectory(prefix="orchestrator-") as scratch:
         tuner = tune.Tuner(
-            tune.with_resources(_trainable, {"cpu": need.cpus, "gpu": need.gpus}),
+            tune.with_resources(_Trainable, lambda config: _places(need, config["avoid"])),
             tune_config=tune.TuneConfig(
-                num_samples=len(plan.trials),
-                search_alg=search_alg,
-                scheduler=make_scheduler(plan.study.search.scheduler, plan.study.search.metric, plan.study.search.goal),
+                num_samples=-1,
+                search_alg=_Attempts(_TuneSearcher(driver), driver, sharing),
+                scheduler=_TuneScheduler(driver),
                 reuse_actors=True,
-                trial_name_creator=_id_of,
-                trial_dirname_creator=_id_of,
+                trial_name_creator=_name_of,
+                trial_dirname_creator=_name_of,
             ),
             run_config=tune.RunConfig(
                 storage_path=scratch,
                 name="tune",
                 verbose=0,
-                callbacks=[driver],
-                stop=_StopAll(stop, driver.kill_soon),
+                callbacks=[placing],
+                stop=_StopAll(driver.stop, placing.kill_soon),
                 failure_config=tune.FailureConfig(max_failures=0),
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
             ),
         )
-        # As many trials are asked for ahead as run at once: Tune's default of one starves wide searches.
-        with _environment(TUNE_MAX_PENDING_TRIALS_PG=str(plan.concurrent)), _quiet_tune():
-            try:
-                tuner.fit()
-            finally:
-                driver.close()
+        try:
+            tuner.fit()
+        finally:
+            placing.close()
 
 
-def make_scheduler(scheduler: Scheduler, metric: str, goal: Goal) -> schedulers.TrialScheduler:
-    """Tune's scheduler. ASHA's rungs go on without end: how long a trial runs is the task's to say."""
-    if scheduler.kind is SchedulerKind.NONE:
-        return schedulers.FIFOScheduler()
-    return schedulers.ASHAScheduler(
-        time_attr="step",
-        metric=metric,
-        mode=goal.value,
-        grace_period=scheduler.grace,
-        reduction_factor=scheduler.reduction,
-        max_t=1_000_000_000,
-    )
+class _Trainable(tune.Trainable):
+    """An attempt in its worker process, as Tune sees it: one result a message, each a batch of events.
+
+    A message leaves at least once in `_HEARTBEAT_SECONDS`, so that a trial can be stopped between two of its reports.
+    """
+
+    _attempt: Attempt | None = None
+
+    def setup(self, config: dict[str, Any]) -> None:
+        self._attempt = Attempt(config["spec"], ray.get_runtime_context().get_node_id())
+
+    def step(self) -> dict[str, Any]:
+        assert self._attempt is not None
+        events = self._attempt.next(_HEARTBEAT_SECONDS)
+        return {"events": events, "attempt": self._attempt.spec.attempt, "peak": peak_bytes()}
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        assert self._attempt is not None
+        ended = self._attempt.stop(_STOP_PATIENCE_SECONDS)
+        if ended:
+            self.setup(new_config)
+        return ended
+
+    def cleanup(self) -> None:
+        if self._attempt is not None:
+            self._attempt.stop(0.0)
 
 
-def _trainable(config: dict[str, Any]) -> None:
-    """A trial in its worker process. One Tune report a message: the events, and what schedulers look at."""
-    spec: TrialSpec = config["spec"]
-
-    def send(events: list[Any]) -> None:
-        last = events[-1]
-        metrics = {name: last.metrics[name] for name in (spec.metric,) if name in last.metrics}
-        message = {"events": [{"kind": e.kind, **vars(e)} for e in events], **metrics}
-        if isinstance(last, TrialEnded):
-            message["done"] = True
-            if last.state is not State.FINISHED:
-                message.pop(spec.metric, None)  # what failed must not enter a rung
-        else:
-            message["step"] = last.step
-            if metrics and not _finite(metrics[spec.metric]):
-                message.pop(spec.metric)  # comparisons with NaN are False: it would pass every rung
-        tune.report(message)
-
-    run_trial(spec, send)
+def _places(need: Resources, avoid: str | None) -> tune.PlacementGroupFactory:
+    """What an attempt needs, and the node where it should not go: a worker is reused if both are the same."""
+    selector = [{"ray.io/node-id": f"!{avoid}"}] if avoid else None
+    bundle = {"CPU": need.cpus, **({"GPU": need.gpus} if need.gpus else {})}
+    return tune.PlacementGroupFactory([bundle], bundle_label_selector=selector)
 
 
-def _finite(value: float) -> bool:
-    return value - value == 0
+def _name_of(trial: Trial) -> str:
+    spec = trial.config["spec"]
+    return f"{spec.id}-{spec.attempt}"
 
 
-def _id_of(trial: Trial) -> str:
-    return trial.config["spec"].id
+def _out_of_memory_is_a_death_too(self: Any, tracked_actor_task: Any, exception: Exception) -> None:
+    """Ray's memory monitor kills a worker with an error that Tune 2.60 takes for a bug of its own, and ends with it."""
+    if isinstance(exception, OutOfMemoryError):
+        exception = RayActorError(error_msg=str(exception))
+    _task_failed(self, tracked_actor_task=tracked_actor_task, exception=exception)
+
+
+_task_failed = RayActorManager._actor_task_failed
+RayActorManager._actor_task_failed = _out_of_memory_is_a_death_too  # type: ignore[method-assign]
 
 
 class _NotSaved:
@@ -203,38 +220,26 @@ class _StopAll(_NotSaved, stopper.Stopper):
 
 
 class _TuneSearcher(_NotSaved, search.Searcher):
-    """Hands the plan's trials to Tune in order, never more than run at once."""
+    """Hands the driver's attempts to Tune, each as a trial of its own."""
 
-    def __init__(self, plan: Plan, folder: StudyFolder, cache: Path, searcher: Searcher, stop: threading.Event) -> None:
-        super().__init__(metric=plan.study.search.metric, mode=plan.study.search.goal.value)
-        self._plan, self._folder, self._cache = plan, folder, cache
-        self._searcher, self._stop = searcher, stop
-        self._waiting = list(reversed(plan.trials))
-        self._live: set[str] = set()
+    def __init__(self, driver: Driver) -> None:
+        super().__init__()
+        self._driver = driver
+        self._of: dict[str, str] = {}  # Tune's id of an attempt → the trial's id
 
-    def suggest(self, trial_id: str) -> Any:
-        if not self._waiting or self._stop.is_set():
-            return search.Searcher.FINISHED
-        if len(self._live) >= self._plan.concurrent:
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        spec = self._driver.next()
+        if spec is None:
             return None
-        trial = self._waiting.pop()
-        self._live.add(trial_id)
-        study, chosen = self._plan.study, self._searcher.ask(trial)
-        spec = TrialSpec(
-            id=trial.id,
-            task=study.task,
-            seed=trial.seed,
-            params=study.params_of(chosen).model_dump(mode="json"),
-            metric=study.search.metric,
-            data=study.data,
-            cache=self._cache,
-            folder=self._folder.trial(trial.id).root,
-            gpus=study.resources.gpus,
-        )
-        return {"spec": spec, "searched": tuple(chosen)}
+        self._of[trial_id] = spec.id
+        avoid = spec.avoid if spec.avoid and _others_hold(spec.avoid, self._driver.plan.study.resources) else None
+        return {"spec": spec, "avoid": avoid}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        self._live.discard(trial_id)
+        self._driver.gone(self._of.pop(trial_id))
+
+    def set_search_properties(self, metric: str | None, mode: str | None, config: dict[str, Any], **spec: Any) -> bool:
+        return True
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing to save: a search is rebuilt from the journal."""
@@ -243,89 +248,130 @@ class _TuneSearcher(_NotSaved, search.Searcher):
         """Nothing to restore."""
 
 
-class _Driver(_NotSaved, tune.Callback):
-    """Turns what Tune tells into journal lines; the journal's only writer while trials run."""
+class _Attempts(_NotSaved, search.SearchGenerator):
+    """Tells Tune that there is nothing more to run also while this study gives way: it then drops idle workers."""
 
-    def __init__(
-        self,
-        plan: Plan,
-        journal: Journal,
-        record: Record,
-        searcher: Searcher,
-        on_change: Callable[[], None],
-    ) -> None:
-        self._plan, self._journal, self._record = plan, journal, record
-        self._searcher, self._on_change = searcher, on_change
+    def __init__(self, searcher: _TuneSearcher, driver: Driver, sharing: _Sharing) -> None:
+        super().__init__(searcher)
+        self._driver, self._sharing = driver, sharing
+
+    def is_finished(self) -> bool:
+        return self._driver.finished or (self._driver.has_room and self._sharing.gives_way())
+
+    def save_to_dir(self, dirpath: str, session_str: str = "", **kwargs: Any) -> None:
+        """Nothing to save."""
+
+
+class _Sharing:
+    """Lets other studies on the cluster have a turn.
+
+    Tune keeps a worker and its place from trial to trial, so whoever came first would hold the cluster to its end.
+    While somebody else's placement group waits, a place that becomes free is given up, and asked for again behind
+    theirs. A group that does not come to its place even so (it is too large, say) is not waited for twice.
+    """
+
+    def __init__(self) -> None:
+        self._own = ray.get_runtime_context().get_job_id()  # the end of the id of each of our placement groups
+        self._waiting: set[str] = set()
+        self._hopeless: set[str] = set()
+        self._since = self._looked = -math.inf
+
+    def gives_way(self) -> bool:
+        now = time.monotonic()
+        if now - self._looked > _LOOK_AROUND_SECONDS:
+            self._looked = now
+            groups = ray.util.placement_group_table().items()
+            waiting = {id for id, g in groups if g["state"] == "PENDING" and not id.endswith(self._own)}
+            waiting -= self._hopeless
+            if waiting and not self._waiting:
+                self._since = now
+            self._waiting = waiting
+        if self._waiting and now - self._since > _GIVE_WAY_SECONDS:
+            self._hopeless |= self._waiting
+            self._waiting = set()
+        return bool(self._waiting)
+
+
+class _TuneScheduler(_NotSaved, schedulers.FIFOScheduler):
+    """Hands what workers say to the driver, which says whether the attempt goes on."""
+
+    def __init__(self, driver: Driver) -> None:
+        super().__init__()
+        self._driver = driver
+
+    def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
+        goes_on = self._driver.heard(trial.config["spec"].id, result["attempt"], result["events"])
+        return schedulers.TrialScheduler.CONTINUE if goes_on else schedulers.TrialScheduler.STOP
+
+
+class _Placing(_NotSaved, tune.Callback):
+    """Knows which worker holds which trial, and tells the driver when one has died."""
+
+    def __init__(self, driver: Driver, on_change: Callable[[], None]) -> None:
+        self._driver, self._on_change = driver, on_change
         self._killer: threading.Timer | None = None
-        self._actors: set[Any] = set()  # workers that have run trials; reused ones are there once
-
-    def write(self, event: Any) -> None:
-        self._journal.append(event)
-        self._record.apply(event)
+        self._workers: dict[str, Any] = {}  # trial → the actor that ran it last
+        self._peaks: dict[str, int] = {}
+        self._began: set[tuple[str, int]] = set()
+        driver.kill = self._kill
 
     def kill_soon(self) -> None:
-        """On the way to a stop: workers that do not reach their next report soon are killed; Tune waits longer."""
-        self._killer = threading.Timer(_STOP_PATIENCE_SECONDS, _kill, [list(self._actors)])
+        """On the way to a stop: workers that do not end soon are killed; Tune waits longer."""
+        self._killer = threading.Timer(_STOP_PATIENCE_SECONDS, self._kill_all)
         self._killer.daemon = True
         self._killer.start()
 
     def close(self) -> None:
         """After this nothing is killed any more: a call to Ray when it is down would start it anew."""
+        self._driver.kill = lambda trial: None
         if self._killer is not None:
             self._killer.cancel()
             self._killer.join()
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         spec = trial.config["spec"]
+        self._began.add((spec.id, spec.attempt))
         if trial.temporary_state.ray_actor is not None:
-            self._actors.add(trial.temporary_state.ray_actor)
-        self.write(TrialStarted(spec.id, spec.seed, spec.params, trial.config["searched"]))
+            self._workers[spec.id] = trial.temporary_state.ray_actor
 
     def on_trial_result(
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
-        for event in result.get("events", ()):
-            self.write(from_plain(event))
-
-    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """A trial that has not said how it ended was stopped by the scheduler."""
-        record = self._record.trials[trial.config["spec"].id]
-        if not record.state.is_over:
-            reason = f"{self._plan.study.search.scheduler.kind} stopped it at step {record.steps}"
-            self.write(TrialEnded(record.id, State.PRUNED, reason, record.metrics))
-        self._searcher.tell(record)
+        self._peaks[trial.config["spec"].id] = result["peak"]
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
-        """The worker process could not start or died: Tune has the reason, the trial itself could not say it."""
-        id = trial.config["spec"].id
-        if id not in self._record.trials:
-            self.on_trial_start(iteration, trials, trial)
-        record = self._record.trials[id]
-        if not record.state.is_over:
-            trace = _worker_error(trial)
-            self.write(TrialEnded(id, State.FAILED, f"its worker died: {_essence(trace)}", traceback=trace))
-        self._searcher.tell(record)
+        spec = trial.config["spec"]
+        began, peak = (spec.id, spec.attempt) in self._began, self._peaks.pop(spec.id, 0)
+        self._driver.died(spec.id, spec.attempt, _worker_error(trial), peak, began)
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
+        self._driver.tick()
         self._on_change()
 
+    def _kill_all(self) -> None:
+        for trial in list(self._workers):
+            self._kill(trial)
 
-def _kill(actors: list[Any]) -> None:
-    for actor in actors:
-        ray.kill(actor)
+    def _kill(self, trial: str) -> None:
+        if trial in self._workers:
+            ray.kill(self._workers[trial])
+
+
+def _others_hold(node_id: str, need: Resources) -> bool:
+    """Whether some live node other than this one can hold a trial."""
+    return any(
+        Node(n["NodeName"], n["Resources"].get("CPU", 0), n["Resources"].get("GPU", 0)).holds(need)
+        for n in ray.nodes()
+        if n["Alive"] and n["NodeID"] != node_id
+    )
 
 
 def _worker_error(trial: Trial) -> str:
     """What Tune wrote down of a worker's end, without its own heading."""
     if not trial.error_file:
         return "Ray gave no reason"
-    return "".join(Path(trial.error_file).read_text(encoding="utf-8").partition("\n")[2:]).strip()
-
-
-def _essence(trace: str) -> str:
-    """One line: the exception of a traceback, or the first line of a message."""
-    lines = [line.strip() for line in trace.splitlines() if line.strip()]
-    return lines[-1] if "Traceback" in trace else lines[0]
+    words = "".join(Path(trial.error_file).read_text(encoding="utf-8").partition("\n")[2:]).strip()
+    return _COLOURS.sub("", words)
 
 
 @contextlib.contextmanager

@@ -1,20 +1,28 @@
-"""One trial, where it runs: the task's context, its log, its end. Knows nothing of Ray; messages leave by ``send``.
+"""One attempt at a trial, where it runs: the task's context, its log, its end. Knows nothing of Ray.
 
-Whatever the task does (return, raise, diverge), exactly one `TrialEnded` is sent, unless the scheduler stops the trial
-or the process dies: then the driver writes it.
+The task runs in a thread of its own. What it reports is gathered and handed on by `Attempt.next` as the driver asks for
+it, so a task that reports a thousand times a second is not slowed to the driver's pace. Whatever the task does (return,
+raise, diverge), exactly one `TrialEnded` is handed on, unless the attempt is stopped or the process dies: then the
+driver writes it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import errno
+import gc
 import logging
 import math
 import os
 import random
+import re
 import socket
 import sys
+import threading
+import time
 import traceback
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from numbers import Real
 from pathlib import Path
@@ -23,88 +31,225 @@ from typing import Any
 import numpy as np
 
 from orchestrator import checkpoint, registry
+from orchestrator.events import Cause, Event, Reported, Saved, TrialEnded, TrialInterrupted, TrialPlaced
 from orchestrator.folder import TrialFolder
-from orchestrator.journal import Event, Reported, TrialEnded, TrialPlaced
 from orchestrator.states import State
-from tasks.api import InputError
+from tasks.api import Goal, InputError
 
-Send = Callable[[list[Event]], None]
+_GATHER_SECONDS = 0.05  # how long reports are gathered before they are handed on
+_MOST_GATHERED = 10_000  # a task that is this far ahead of the driver waits for it
+_METRIC_NAME = re.compile(r"[\w.\-/ :]{1,250}")  # what trackers accept
 
 
 @dataclass(frozen=True)
 class TrialSpec:
-    """All that a worker needs to run a trial."""
+    """All that a worker needs for an attempt. Steps up to ``reported`` are in the journal and not reported again."""
 
     id: str
+    attempt: int
     task: str
     seed: int
     params: Mapping[str, Any]
     metric: str
+    goal: Goal
     data: Path | None
     cache: Path
     folder: Path
     gpus: float
+    reported: int = 0
+    pause_at: int | None = None
+    avoid: str | None = None  # Ray's id of the node where the attempt before failed
+
+    def __deepcopy__(self, memo: Any) -> TrialSpec:
+        return self  # Tune copies what it is given, several times a trial
 
 
 class Diverged(Exception):
     """The study's metric became NaN or infinite."""
 
 
-def run_trial(spec: TrialSpec, send: Send) -> None:
-    """Run the task and send what happens. Never raises for what the task does."""
-    folder = TrialFolder(spec.folder)
-    folder.artifacts.mkdir(parents=True, exist_ok=True)
-    context = TrialContext(spec, folder, send)
-    with _log_to(folder.log):
+class Stopped(BaseException):
+    """Raised in the task's thread when its attempt is to end; no error of the task's."""
+
+
+class Paused(Stopped):
+    """The trial has come to where it waits for others."""
+
+
+class Attempt:
+    """A task at work in a thread; its events are fetched by `next`."""
+
+    def __init__(self, spec: TrialSpec, node_id: str = "") -> None:
+        self.spec = spec
+        self._events: list[Event] = [TrialPlaced(spec.id, socket.gethostname(), os.getpid(), node_id)]
+        self.certain = spec.reported  # the last step that is known to be in the journal
+        self._handed: list[Event] = []  # what `next` gave out last: it counts once `next` is called again
+        self._change = threading.Condition()
+        self._over = self._stopping = False
+        self._thread = threading.Thread(target=self._run, name=spec.id, daemon=True)
+        _forget_peak()
+        self._thread.start()
+
+    def next(self, patience: float) -> list[Event]:
+        """What has happened since the last call; waits up to ``patience`` seconds for something to happen.
+
+        To call it again says that what it gave before is in the journal.
+        """
+        with self._change:
+            self.certain = max([self.certain, *(e.step for e in self._handed if isinstance(e, Reported))])
+            self._handed = []
+            self._change.wait_for(lambda: len(self._events) > 0 or self._over, patience)
+            if not self._over:
+                self._change.wait_for(lambda: self._over or len(self._events) >= _MOST_GATHERED, _GATHER_SECONDS)
+            self._handed, self._events = self._events, []
+            self._change.notify_all()
+        return self._handed
+
+    def uncertain(self) -> list[Reported]:
+        """Reports that may not be in the journal yet."""
+        with self._change:
+            return [event for event in (*self._handed, *self._events) if isinstance(event, Reported)]
+
+    def stop(self, patience: float) -> bool:
+        """End the task, between two of its bytecodes if need be. Returns whether it has ended in time."""
+        with self._change:
+            self._stopping = True
+            self._change.notify_all()
+        deadline = time.monotonic() + patience
+        self._thread.join(min(0.05, patience))
+        while self._thread.is_alive() and time.monotonic() < deadline:
+            # It may be in the middle of a long epoch: the exception reaches it as soon as it runs Python again.
+            ctypes.pythonapi.PyThreadState_SetAsyncExc(
+                ctypes.c_ulong(self._thread.ident or 0), ctypes.py_object(Stopped)
+            )
+            self._thread.join(0.1)
+        return not self._thread.is_alive()
+
+    def put(self, event: Event) -> None:
+        """Called in the task's thread. Raises `Stopped` when the attempt is to end."""
+        with self._change:
+            self._change.wait_for(lambda: self._stopping or len(self._events) < _MOST_GATHERED)
+            if self._stopping:
+                raise Stopped
+            self._events.append(event)
+            self._change.notify_all()
+
+    def _run(self) -> None:
         try:
-            _seed_globals(spec.seed)
-            task = registry.task(spec.task)
-            final = task.run(task.params(**spec.params), context)
-            end = _finish(spec, context, final)
-        except Diverged as error:
-            end = TrialEnded(spec.id, State.FAILED, str(error), context.last)
-        except Exception as error:  # a failing trial is a result of the study: it is reported, with its trace
+            end = run_task(self.spec, self)
+            if end is not None:
+                self.put(end)
+        except Stopped:
+            pass
+        finally:
+            with self._change:
+                self._over = True
+                self._change.notify_all()
+
+
+def run_task(spec: TrialSpec, attempt: Attempt) -> Event | None:
+    """Run the task to its end and say how that was; None when it was stopped. Never raises for what the task does."""
+    folder = TrialFolder(spec.folder)
+    context = TrialContext(spec, folder, attempt)
+    try:
+        folder.artifacts.mkdir(parents=True, exist_ok=True)
+        with _log_to(folder.log):
+            return _outcome(spec, context)
+    except OSError as error:  # of the log itself
+        return _failure(spec, error)
+    finally:
+        _free_memory()
+
+
+def _outcome(spec: TrialSpec, context: TrialContext) -> Event | None:
+    try:
+        _seed_globals(spec.seed)
+        task = registry.task(spec.task)
+        return _finish(spec, context, task.run(task.params(**spec.params), context))
+    except Paused:
+        return TrialInterrupted(spec.id, Cause.PAUSED, f"waits at step {context.step}")
+    except Stopped:
+        return None
+    except Diverged as error:
+        return TrialEnded(spec.id, State.FAILED, str(error), context.last, final=True)
+    except Exception as error:  # a failing trial is a result of the study: it is reported, with its trace
+        with contextlib.suppress(OSError):
             traceback.print_exc()
-            end = TrialEnded(spec.id, State.FAILED, describe(error), traceback=traceback.format_exc())
-    context.send(end)
+        return _failure(spec, error)
+
+
+def _failure(spec: TrialSpec, error: Exception) -> Event:
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+        where = error.filename or spec.folder
+        return TrialInterrupted(spec.id, Cause.NO_SPACE, f"the disk of {where} is full", traceback.format_exc())
+    final = isinstance(error, InputError)
+    return TrialEnded(spec.id, State.FAILED, describe(error), traceback=traceback.format_exc(), final=final)
 
 
 def describe(error: BaseException) -> str:
-    """One line: for a task's own input errors the message alone, else what Python's last traceback line says."""
+    """One line: what Python's last traceback line says; for a task's own input errors the message alone."""
     if isinstance(error, InputError):
         return str(error)
+    if isinstance(error, MemoryError):
+        return f"out of memory on the host: the worker's peak was {peak_bytes() / 1e9:.1f} GB"
+    if type(error).__name__ == "OutOfMemoryError":  # torch's; torch is not imported for its sake
+        return f"out of memory on the GPU: {_gpu_peak()}"
     return traceback.format_exception_only(error)[-1].strip()
 
 
 class TrialContext:
-    """The `tasks.api.Context` of a trial."""
+    """The `tasks.api.Context` of an attempt."""
 
-    def __init__(self, spec: TrialSpec, folder: TrialFolder, send: Send) -> None:
+    def __init__(self, spec: TrialSpec, folder: TrialFolder, attempt: Attempt) -> None:
         self.seed, self.data, self.cache = spec.seed, spec.data, spec.cache
         self.device = "cuda" if spec.gpus and _has_cuda() else "cpu"
         self.last: Mapping[str, float] = {}
-        self.step = 0
-        self._spec, self._folder, self._send = spec, folder, send
-        self._unsent: list[Event] = [TrialPlaced(spec.id, socket.gethostname(), os.getpid())]
+        self.step = self._saved = 0
+        self._spec, self._folder, self._attempt = spec, folder, attempt
+        self._known: set[str] = set()  # metric names that have been checked
 
     def report(self, step: int, /, **metrics: float) -> None:
         if step <= self.step:
             raise ValueError(f"steps must increase: {step} was reported after {self.step}")
-        self.step, self.last = step, plain_metrics(metrics)
+        self._pause_if_due()
+        self.step, self.last = step, plain_metrics(metrics, self._known)
+        if step <= self._spec.reported:
+            return  # it was, before the attempt that this one repeats was cut off
+        if step <= self._saved:
+            raise ValueError(f"step {step} was saved before it was reported; report first: a resume begins behind it")
+        self._attempt.put(Reported(self._spec.id, step, self.last))
         value = self.last.get(self._spec.metric)
-        self.send(Reported(self._spec.id, step, self.last))
         if value is not None and not math.isfinite(value):
             raise Diverged(f"diverged at step {step}: {self._spec.metric} is {value}")
 
-    def send(self, event: Event) -> None:
-        events, self._unsent = [*self._unsent, event], []
-        self._send(events)
-
     def save(self, step: int, state: Mapping[str, Any]) -> None:
-        checkpoint.save(self._folder.checkpoint, step, state)
+        value = self.last.get(self._spec.metric, math.nan)
+        score = value if self._spec.goal is Goal.MAX else -value
+        # A checkpoint may be ahead of the journal. It then holds the reports that a resume behind it would miss.
+        notes = [vars(report) for report in self._attempt.uncertain()]
+        notes.insert(0, {"trial": self._spec.id, "after": self._attempt.certain})
+        checkpoint.save(self._folder.checkpoint, step, state, score if math.isfinite(score) else -math.inf, notes)
+        self._saved = step
+        self._attempt.put(Saved(self._spec.id, step))
+        self._pause_if_due()
 
     def restore(self) -> tuple[int, dict[str, Any]] | None:
-        return checkpoint.load_last(self._folder.checkpoint)
+        kept = checkpoint.load_last(self._folder.checkpoint)
+        if kept is None:
+            return None
+        first, *notes = kept.notes
+        if first["trial"] == self._spec.id and first["after"] > self._spec.reported:
+            print(f"the journal has lost reports that come before checkpoint {kept.step}: beginning anew", flush=True)
+            return None  # the machine lost its power: checkpoints are synced to disk, reports are not
+        self._saved = kept.step
+        for report in (Reported(**note) for note in notes):
+            if report.trial == self._spec.id and report.step > self._spec.reported:
+                self.step, self.last = report.step, report.metrics
+                self._attempt.put(report)
+        if self._spec.pause_at is not None and kept.step >= self._spec.pause_at:
+            self._attempt.put(Saved(self._spec.id, kept.step))  # the attempt before died before it could say so
+            raise Paused
+        return kept.step, kept.state
 
     def artifact(self, name: str) -> Path:
         root = self._folder.artifacts.resolve()
@@ -117,27 +262,74 @@ class TrialContext:
     def figure(self, name: str, figure: Any) -> None:
         figure.savefig(self.artifact(f"{name}.png"), dpi=120, bbox_inches="tight")
 
+    def _pause_if_due(self) -> None:
+        """Pausing comes after the checkpoint of the step that was waited for, or, without one, before the next step."""
+        if self._spec.pause_at is not None and self.step >= self._spec.pause_at:
+            raise Paused
 
-def plain_metrics(metrics: Mapping[str, Any]) -> dict[str, float]:
-    """Metrics as plain floats. Raises TypeError naming the first that is no number."""
+
+def plain_metrics(metrics: Mapping[str, Any], known: set[str]) -> dict[str, float]:
+    """Metrics as plain floats. Raises TypeError or ValueError naming the first that is no number or has no good name.
+
+    ``known`` remembers the names that are good.
+    """
     plain = {}
     for name, value in metrics.items():
         if hasattr(value, "item"):  # a 0-d array or tensor
             value = value.item()
         if isinstance(value, bool) or not isinstance(value, Real):
             raise TypeError(f"metric '{name}' must be a number, got {value!r}")
+        if name not in known:
+            if not _METRIC_NAME.fullmatch(name):
+                raise ValueError(
+                    f"{name!r} cannot name a metric: letters, digits, '_', '.', '-', '/', ':' and spaces can"
+                )
+            known.add(name)
         plain[name] = float(value)
     return plain
+
+
+def peak_bytes() -> int:
+    """The most memory that this process has held since the attempt began."""
+    try:
+        status = Path("/proc/self/status").read_text()
+    except OSError:  # no Linux
+        import resource
+
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+
+
+def _forget_peak() -> None:
+    """Start the peak anew: workers are reused, and the trial before may have been a larger one."""
+    with contextlib.suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
+
+
+def _gpu_peak() -> str:
+    import torch
+
+    held, total = torch.cuda.max_memory_allocated(), torch.cuda.get_device_properties(0).total_memory
+    return f"the trial's peak was {held / 2**30:.1f} of {total / 2**30:.1f} GiB"
+
+
+def _free_memory() -> None:
+    """Give back what a dead trial holds on the GPU: the process is reused, and others may share the card."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
 
 
 def _finish(spec: TrialSpec, context: TrialContext, final: Any) -> TrialEnded:
     if not isinstance(final, Mapping) or spec.metric not in final:
         got = sorted(final) if isinstance(final, Mapping) else repr(final)
-        return TrialEnded(spec.id, State.FAILED, f"the task returned no '{spec.metric}', but {got}")
-    metrics = plain_metrics(final)
+        return TrialEnded(spec.id, State.FAILED, f"the task returned no '{spec.metric}', but {got}", final=True)
+    metrics = plain_metrics(final, set())
     if not math.isfinite(metrics[spec.metric]):
         reason = f"diverged at step {context.step}: {spec.metric} is {metrics[spec.metric]}"
-        return TrialEnded(spec.id, State.FAILED, reason, metrics)
+        return TrialEnded(spec.id, State.FAILED, reason, metrics, final=True)
     return TrialEnded(spec.id, State.FINISHED, metrics=metrics)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
@@ -12,9 +13,9 @@ os.environ.pop("ORCHESTRATOR_DATA", None)
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 os.environ.pop("RAY_ADDRESS", None)
 
-from orchestrator import launch
+from orchestrator import cli, launch
 from orchestrator.folder import Runs
-from orchestrator.study import build
+from orchestrator.studyfile import build
 
 
 class QuietDisplay:
@@ -54,3 +55,19 @@ def real_data() -> Path:
     if not path.is_dir():
         pytest.skip(f"no real data at {path} (set ORCHESTRATOR_REAL_DATA)")
     return path
+
+
+@pytest.fixture
+def command(runs, monkeypatch, capsys):
+    """Run the command in this process: ``command("plan", "dogs") → (exit code, stdout, stderr)``."""
+    monkeypatch.setenv("ORCHESTRATOR_RUNS", str(runs.root))
+    monkeypatch.setattr("orchestrator.terminal.console.width", 200)
+
+    def call(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr(sys, "argv", ["orchestrator", *words])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        captured = capsys.readouterr()
+        return ended.value.code or 0, captured.out, captured.err
+
+    return call

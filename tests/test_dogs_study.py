@@ -14,7 +14,7 @@ from conftest import QuietDisplay
 from orchestrator import launch
 from orchestrator.folder import Runs
 from orchestrator.states import State
-from orchestrator.study import build
+from orchestrator.studyfile import build
 from tasks.dogs import drawn
 
 

@@ -11,24 +11,7 @@ import time
 import pytest
 from conftest import run_toy
 
-from orchestrator import cli
 from orchestrator.folder import Runs
-
-
-@pytest.fixture
-def command(runs, monkeypatch, capsys):
-    """Run the command in this process: ``command("plan", "dogs") → (exit code, stdout, stderr)``."""
-    monkeypatch.setenv("ORCHESTRATOR_RUNS", str(runs.root))
-    monkeypatch.setattr("orchestrator.terminal.console.width", 200)
-
-    def call(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr(sys, "argv", ["orchestrator", *words])
-        with pytest.raises(SystemExit) as ended:
-            cli.main()
-        captured = capsys.readouterr()
-        return ended.value.code or 0, captured.out, captured.err
-
-    return call
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,89 @@
+"""A driver and its workers without Ray: one process, attempts in threads, and drivers that die where a test says."""
+
+from __future__ import annotations
+
+import threading
+from pathlib import Path
+
+from orchestrator.driver import Driver
+from orchestrator.events import StudyResumed, StudyStarted
+from orchestrator.folder import StudyFolder
+from orchestrator.journal import Journal, load_record
+from orchestrator.plan import Node, make_plan
+from orchestrator.schedulers import make_scheduler
+from orchestrator.search import make_searcher
+from orchestrator.studyfile import build, change_study
+from orchestrator.worker import Attempt
+
+
+class Killed(BaseException):
+    """The driver's death."""
+
+
+class MortalJournal(Journal):
+    """Dies after a number of events; nothing is written any more, as after a SIGKILL."""
+
+    left = 10**9
+
+    def append(self, *events):
+        if self.left < len(events):
+            self.left = 0
+            raise Killed
+        self.left -= len(events)
+        super().append(*events)
+
+
+def session(root: Path, raw=None, overrides=(), dies_after=10**9, between=lambda driver: None, cpus=1):
+    """One session of a study in ``root``: begins it, or resumes it when it is there. Returns its driver.
+
+    ``between`` is called between two steps of the driver.
+    """
+    folder = StudyFolder(root)
+    with MortalJournal(folder.journal) as journal:
+        study = build({"task": "toy", **raw}) if raw else change_study(journal.record, overrides)
+        plan = make_plan(study, [Node("here", cpus, 0)])
+        start = StudyStarted("uid", study.to_plain(), len(plan.trials))
+        journal.append(start if raw else StudyResumed(study.to_plain(), len(plan.trials)))
+        journal.left = dies_after
+        stop = threading.Event()
+        scheduler, searcher = make_scheduler(study, len(plan.trials)), make_searcher(plan)
+        live: dict[str, Attempt] = {}
+        try:
+            driver = Driver(plan, journal, folder, root / "cache", searcher, scheduler, stop)
+            driver.kill = lambda trial: live[trial].stop(5)
+            work(driver, live, between)
+        finally:
+            for attempt in live.values():
+                attempt.stop(5)
+    return driver
+
+
+def work(driver, live, between):
+    while not driver.finished:
+        while (spec := driver.next()) is not None:
+            live[spec.id] = Attempt(spec)
+        for id, attempt in list(live.items()):
+            if not driver.heard(id, attempt.spec.attempt, attempt.next(0.1)):
+                attempt.stop(5)
+                del live[id]
+                driver.gone(id)
+        driver.tick()
+        between(driver)
+        if driver.stop.is_set():
+            for id in list(live):
+                live.pop(id).stop(5)
+                driver.gone(id)
+
+
+def run_with_deaths(root: Path, raw, deaths):
+    """A whole study whose driver dies after each of these numbers of events, and is resumed each time."""
+    resumed = False
+    for dies_after in [*deaths, 10**9]:
+        try:
+            session(root, None if resumed else raw, dies_after=dies_after)
+        except Killed:
+            pass
+        else:
+            break
+        resumed = True
+    return load_record(StudyFolder(root).journal)
