@@ -4,13 +4,17 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint bench lock install wheel clean
+.PHONY: demo test test-faults lint bench lock install wheel clean
 
 demo: $(STAMP)
 	$(BIN)/orchestrator demo
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+# Kills, starves and cuts off real processes: about half an hour.
+test-faults: $(STAMP)
+	$(BIN)/python -m pytest -m faults tests/faults
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,0 +1,8 @@
+"""Helpers beside the fault tests are imported as top-level modules."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))

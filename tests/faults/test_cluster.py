@@ -1,0 +1,115 @@
+"""Clusters of several nodes on this machine: a node is lost, and two studies share what there is."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from contextlib import contextmanager
+
+import invariants
+import pytest
+import ray
+from ray.cluster_utils import Cluster
+from running import Bench, outcome, some_events
+
+from orchestrator.events import TrialPlaced, TrialStarted
+from orchestrator.journal import read
+from orchestrator.states import State
+
+pytestmark = pytest.mark.faults
+
+STUDY = {
+    "search": {"algorithm": "random", "trials": 8, "space": {"x": {"uniform": [-1, 1]}}},
+    "params": {"steps": 12, "saves": True, "noise": 0.1, "pace": 0.05},
+    "failures": {"retries": 50},
+}
+
+
+@contextmanager
+def cluster(head_cpus: int):
+    """A Ray cluster of its own, whose nodes are processes of this machine."""
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": head_cpus, "include_dashboard": False})
+    try:
+        yield made
+    finally:
+        ray.shutdown()
+        made.shutdown()
+
+
+def test_a_node_is_lost(tmp_path):
+    """The raylet of the second node is SIGKILLed five times; its trials go on elsewhere, and on the node that comes."""
+    undisturbed = Bench(tmp_path / "undisturbed", "s", **STUDY)
+    undisturbed.finish()
+    rng, lost = random.Random(3), 0
+    with cluster(head_cpus=1) as nodes:
+        bench = Bench(tmp_path, "s", **{**STUDY, "params": {**STUDY["params"], "pace": 0.4}})
+        bench.environment["RAY_ADDRESS"] = nodes.address
+        second = nodes.add_node(num_cpus=1)
+        nodes.wait_for_nodes()
+        process = bench.start()
+        while lost < 5:
+            target = bench.events() + 3 + some_events(rng, 10)
+            assert bench.until(lambda: bench.events() >= target, process)  # noqa: B023 - called at once
+            raylet = second.all_processes["raylet"][0].process
+            os.kill(raylet.pid, signal.SIGKILL)
+            nodes.remove_node(second, allow_graceful=False)
+            lost += 1
+            second = nodes.add_node(num_cpus=1)
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, out + err
+    seeds_and_values = {id: (seed, state, final) for id, (seed, _, state, final, *_) in outcome(bench.record).items()}
+    assert seeds_and_values == {
+        id: (seed, state, final) for id, (seed, _, state, final, *_) in outcome(undisturbed.record).items()
+    }
+    invariants.check(bench.record, bench.folder.journal, bench.tracker)
+    assert any(trial.failures for trial in bench.record.trials.values())
+
+
+def test_a_failing_trial_is_tried_again_on_another_node(tmp_path):
+    with cluster(head_cpus=1) as nodes:
+        nodes.add_node(num_cpus=1)
+        nodes.wait_for_nodes()
+        search = {"algorithm": "random", "trials": 4, "concurrent": 1, "space": {"x": {"uniform": [-1, 1]}}}
+        params = {"mood": "raise", "once": True, "saves": True}
+        bench = Bench(tmp_path, "s", search=search, params=params, failures={"retries": 1})
+        bench.environment["RAY_ADDRESS"] = nodes.address
+        bench.finish()
+    placed: dict[str, list[str]] = {}
+    for event, _ in read(bench.folder.journal):
+        if isinstance(event, TrialPlaced):
+            placed.setdefault(event.trial, []).append(event.node_id)
+    assert len(placed) == 4
+    for nodes_of_trial in placed.values():
+        first, second = nodes_of_trial
+        assert first != second
+    assert {t.state for t in bench.record.trials.values()} == {State.FINISHED}
+
+
+@pytest.mark.parametrize("slots", [1, 2])
+def test_two_studies_share_a_cluster(tmp_path, slots):
+    """Neither starves: while both have something to do, neither starts more than a few trials in a row."""
+    search = {"algorithm": "random", "trials": 12, "space": {"x": {"uniform": [-1, 1]}}}
+    with cluster(head_cpus=slots) as nodes:
+        benches = [Bench(tmp_path, name, search=search, params={"steps": 5, "pace": 0.2}) for name in ("one", "two")]
+        for bench in benches:
+            bench.environment["RAY_ADDRESS"] = nodes.address
+        processes = [bench.start() for bench in benches]
+        for process in processes:
+            out, err = process.communicate(timeout=300)
+            assert process.returncode == 0, out + err
+    starts = []
+    for bench in benches:
+        events = [event for event, _ in read(bench.folder.journal)]
+        placed = [(e.at, bench.name) for e in events if isinstance(e, TrialPlaced)]
+        assert sum(isinstance(e, TrialStarted) for e in events) == 12
+        starts.append(placed)
+        invariants.check(bench.record, bench.folder.journal, bench.tracker)
+    begun, over = max(s[0][0] for s in starts), min(s[-1][0] for s in starts)
+    order = [name for at, name in sorted(starts[0] + starts[1]) if begun <= at <= over]
+    longest = max(
+        len(run) for run in "".join(name[0] for name in order).replace("ot", "o t").replace("to", "t o").split()
+    )
+    print("order of starts while both had work:", " ".join(order))
+    assert len(order) >= 8
+    assert longest <= 5
