@@ -86,9 +86,9 @@ class Projection:
         import mlflow
 
         uri = tracker_uri(self._place, study)
-        if uri == f"sqlite:///{self._place.tracker}":
-            self._place.root.mkdir(parents=True, exist_ok=True)
         with _talking():
+            if uri == f"sqlite:///{self._place.tracker}":
+                _make_store(self._place.tracker)
             self._client = mlflow.MlflowClient(tracking_uri=uri)
             self._experiment = self._find_experiment(study["name"], uri)
             found = self._search(started.uid)
@@ -320,6 +320,23 @@ def _talking() -> Iterator[None]:
             yield
     except Exception as error:
         raise EnvironmentProblem(f"the tracker refused or did not answer: {_first_line(error)}") from error
+
+
+def _make_store(path: Path) -> None:
+    """Make the embedded store aside and move it to its place whole.
+
+    MLflow makes its tables one by one, and never gets past a store that a killed process left half made.
+    """
+    import mlflow
+
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".mlflow-", dir=path.parent) as scratch:
+        aside = Path(scratch) / path.name
+        mlflow.MlflowClient(tracking_uri=f"sqlite:///{aside}").search_experiments(max_results=1)
+        with contextlib.suppress(FileExistsError):  # another study was faster
+            os.link(aside, path)
 
 
 @contextlib.contextmanager

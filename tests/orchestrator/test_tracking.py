@@ -207,3 +207,19 @@ def test_a_follower_says_what_is_wrong_with_the_journal(runs: Runs, folder):
     lines = folder.journal.read_bytes().splitlines(keepends=True)
     folder.journal.write_bytes(b"".join([lines[0], b"rubbish\n", *lines[1:]]))
     assert "is damaged" in str(Follower(folder, runs).finish())
+
+
+def test_a_store_is_there_whole_or_not_at_all(runs: Runs, monkeypatch):
+    """A process that is killed while MLflow makes its tables leaves nothing that the next one stumbles over."""
+
+    def dies(*args, **kwargs):
+        assert not runs.tracker.exists()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("os.link", dies)
+        with pytest.raises(KeyboardInterrupt):
+            Projection(StudyFolder(runs.root / "toy"), runs).connect(events_of()[0], STUDY)
+    assert list(runs.root.iterdir()) == []
+    Projection(StudyFolder(runs.root / "toy"), runs).connect(events_of()[0], STUDY)
+    assert runs.tracker.exists()
