@@ -27,9 +27,9 @@ _LONGEST_WAIT_SECONDS = 30.0
 _PIECE_EVENTS, _PIECE_BYTES = 5000, 8_000_000
 
 
-def preload() -> None:
-    """Import MLflow in the background: it takes seconds, which a cluster needs to start anyway."""
-    threading.Thread(target=tracking.load, name="mlflow", daemon=True).start()
+def warm_up(runs: Runs, study: Mapping[str, Any]) -> None:
+    """Import MLflow and meet the tracker in the background: it takes seconds, which a cluster needs to start anyway."""
+    threading.Thread(target=tracking.warm_up, args=(runs, study), name="mlflow", daemon=True).start()
 
 
 class Follower:

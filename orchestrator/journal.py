@@ -14,11 +14,25 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from orchestrator.errors import EnvironmentProblem, FolderBusy, JournalDamaged
-from orchestrator.events import VERSION, Event, Reported, Saved, StudyResumed, StudyStarted, decode, encode
+from orchestrator.events import (
+    VERSION,
+    Event,
+    Reported,
+    Saved,
+    StudyResumed,
+    StudyStarted,
+    TrialContinued,
+    TrialPlaced,
+    TrialStarted,
+    decode,
+    encode,
+)  # fmt: skip
 from orchestrator.record import Record, replay
 from orchestrator.states import State
 
 DIED = "its process died"
+# Not worth a sync to disk each: if the machine loses power before the next event that is, they happen again alike.
+_CHEAP = (TrialStarted, TrialContinued, TrialPlaced, Reported, Saved)
 
 
 class Journal:
@@ -53,8 +67,8 @@ class Journal:
             written = 0
             while written < len(lines):
                 written += os.write(self._fd, lines[written:])
-            if not all(isinstance(event, Reported | Saved) for event in events):
-                os.fdatasync(self._fd)  # reports are many, and of little worth each if the machine loses power
+            if not all(isinstance(event, _CHEAP) for event in events):
+                os.fdatasync(self._fd)
         except OSError:
             os.ftruncate(self._fd, self._end)
             raise

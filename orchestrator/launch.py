@@ -20,7 +20,7 @@ from orchestrator.environment import describe_environment
 from orchestrator.errors import EnvironmentProblem, FolderBusy, UnknownName, UserError
 from orchestrator.events import Cause, StudyEnded, StudyResumed, StudyStarted, TrialInterrupted
 from orchestrator.folder import Runs, StudyFolder
-from orchestrator.follower import Follower, preload
+from orchestrator.follower import Follower, warm_up
 from orchestrator.journal import DIED, Journal, is_written, load_record
 from orchestrator.plan import Node, Plan, check_fits, finalists, make_plan
 from orchestrator.record import Record
@@ -69,7 +69,7 @@ def run_study(study: Study, runs: Runs, display: Display) -> Outcome:
     with stop_on_signals() as stop:
         from orchestrator import trials  # Ray takes seconds to import: not before the checks above
 
-        preload()
+        warm_up(runs, study.to_plain())
         with trials.cluster() as nodes:
             plan = make_plan(study, nodes)
             with Journal(folder.journal) as journal:
@@ -96,7 +96,7 @@ def resume_study(
             _check_something_is_left(study, journal.record, name)
         from orchestrator import trials
 
-        preload()
+        warm_up(runs, study.to_plain())
         with trials.cluster() as nodes:
             plan = make_plan(study, nodes)
             start = StudyResumed(study.to_plain(), len(plan.trials))

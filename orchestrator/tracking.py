@@ -62,6 +62,15 @@ class _Run:
     found: bool  # it was there before this projection
 
 
+def warm_up(runs: Runs, study: Mapping[str, Any]) -> None:
+    """Make the embedded store, or greet the server. What fails here fails again, and is said, when it matters."""
+    with contextlib.suppress(EnvironmentProblem), _talking():
+        uri = tracker_uri(runs, study)
+        if uri == f"sqlite:///{runs.tracker}":
+            _make_store(runs.tracker)
+        _client(uri).search_experiments(max_results=1)
+
+
 class Projection:
     """Sends journal events to one tracker. Not safe for use from several threads.
 
@@ -83,13 +92,12 @@ class Projection:
 
         Returns the journal's offset up to which the tracker has everything, 0 when it must be sent from the start.
         """
-        import mlflow
 
         uri = tracker_uri(self._place, study)
         with _talking():
             if uri == f"sqlite:///{self._place.tracker}":
                 _make_store(self._place.tracker)
-            self._client = mlflow.MlflowClient(tracking_uri=uri)
+            self._client = _client(uri)
             self._experiment = self._find_experiment(study["name"], uri)
             found = self._search(started.uid)
             doubled = self._delete_doubles(found)
@@ -299,12 +307,11 @@ class Projection:
 
 def run_ids(record: Record, runs: Runs) -> dict[str, str]:
     """The MLflow run of each trial in the embedded store; empty when there is none or the tracker is elsewhere."""
-    import mlflow
 
     if not record.uid or not runs.tracker.exists() or tracker_uri(runs, record.study) != f"sqlite:///{runs.tracker}":
         return {}
     with _quiet():
-        client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{runs.tracker}")
+        client = _client(f"sqlite:///{runs.tracker}")
         experiment = client.get_experiment_by_name(record.study["name"])
         if experiment is None:
             return {}
@@ -322,19 +329,23 @@ def _talking() -> Iterator[None]:
         raise EnvironmentProblem(f"the tracker refused or did not answer: {_first_line(error)}") from error
 
 
+def _client(uri: str) -> Any:
+    import mlflow
+
+    return mlflow.MlflowClient(tracking_uri=uri)
+
+
 def _make_store(path: Path) -> None:
     """Make the embedded store aside and move it to its place whole.
 
     MLflow makes its tables one by one, and never gets past a store that a killed process left half made.
     """
-    import mlflow
-
     if path.exists():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".mlflow-", dir=path.parent) as scratch:
         aside = Path(scratch) / path.name
-        mlflow.MlflowClient(tracking_uri=f"sqlite:///{aside}").search_experiments(max_results=1)
+        _client(f"sqlite:///{aside}").search_experiments(max_results=1)
         with contextlib.suppress(FileExistsError):  # another study was faster
             os.link(aside, path)
 
