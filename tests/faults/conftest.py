@@ -1,8 +1,0 @@
-"""Helpers beside the fault tests are imported as top-level modules."""
-
-from __future__ import annotations
-
-import sys
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent))
