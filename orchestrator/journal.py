@@ -16,6 +16,7 @@ from pathlib import Path
 from orchestrator.errors import EnvironmentProblem, FolderBusy, JournalDamaged
 from orchestrator.events import (
     VERSION,
+    Cause,
     Event,
     Reported,
     Saved,
@@ -123,7 +124,7 @@ def load_record(path: Path) -> Record:
         record.state, record.reason = State.STOPPED, DIED
         for trial in record.trials.values():
             if not trial.state.is_over:
-                trial.state, trial.reason = State.STOPPED, "the study's process died"
+                trial.state, trial.cause, trial.reason = State.STOPPED, Cause.STOPPED, "the study's process died"
     return record
 
 

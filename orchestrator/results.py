@@ -135,7 +135,7 @@ def summary(record: Record, name: str) -> dict[str, Any]:
         "task": record.study.get("task"),
         "state": record.state,
         "trials": max(record.planned, len(record.trials)),  # runs of finalists come in when they start
-        "done": sum(trial.state.is_over for trial in record.trials.values()),
+        "done": sum(not trial.is_open for trial in record.trials.values()),
         "best": best_so_far(record) if record.trials else None,
         "started": record.started,
     }

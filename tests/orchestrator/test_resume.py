@@ -52,7 +52,7 @@ def test_a_study_that_runs_or_has_ended_is_not_closed(whole):
 
 def test_ps_shows_the_dead_as_stopped_here_and_in_mlflow(dead, runs, command):
     listed = json.loads(command("ps", "--json")[1])
-    assert [(s["study"], s["state"], s["done"], s["trials"]) for s in listed] == [("toy", "STOPPED", 2, 4)]
+    assert [(s["study"], s["state"], s["done"], s["trials"]) for s in listed] == [("toy", "STOPPED", 1, 4)]
     client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{runs.tracker}")
     found = client.search_runs([client.get_experiment_by_name("toy").experiment_id])
     assert sorted(run.info.status for run in found) == ["FINISHED", "KILLED", "KILLED"]
@@ -62,7 +62,7 @@ def test_run_asks_for_a_resume(dead, command, tmp_path):
     (tmp_path / "toy.yaml").write_text("task: toy\nsearch: {trials: 4}\n")
     code, _, err = command("run", str(tmp_path / "toy.yaml"))
     assert code == 2
-    assert "'toy' is unfinished: 2 of 4 trials are over" in err
+    assert "'toy' is unfinished: 1 of 4 trials are over" in err
     assert "orchestrator resume toy" in err
 
 
