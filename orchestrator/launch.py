@@ -280,10 +280,10 @@ class Stop(threading.Event):
             signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: object) -> None:
-        if self.is_set():
-            os.write(2, b"\ninterrupted at once; go on with: orchestrator resume\n")
-            os._exit(130)
         self.set()
+        # The next one is the system's own, which ends the process even while it is deep in Ray; a shell shows 130.
+        for again in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(again, signal.SIG_DFL)
         if not self.orderly:
             raise KeyboardInterrupt
 
