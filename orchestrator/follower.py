@@ -20,10 +20,13 @@ from orchestrator.journal import read
 from orchestrator.tracking import Projection
 
 FLUSH_SECONDS = 1.0
+PATIENCE_SECONDS = 120.0  # at the end of a study, for what the tracker lacks
+HURRIED_SECONDS = 5.0
 _FIRST_SECONDS = 3.0  # workers start meanwhile
 _REST = 3.0  # times as long as it works it rests: trials may need the same cores
 _MARK_SECONDS = 5.0
 _LONGEST_WAIT_SECONDS = 30.0
+_LOOK_SECONDS = 0.1
 _PIECE_EVENTS, _PIECE_BYTES = 5000, 8_000_000
 
 
@@ -54,13 +57,22 @@ class Follower:
         """Why the tracker is behind, or None while it keeps up."""
         return self._error
 
-    def finish(self, patience: float = 120.0) -> EnvironmentProblem | None:
-        """Send what is left. Returns why when that fails or takes longer than ``patience`` seconds."""
+    def finish(
+        self, patience: float = PATIENCE_SECONDS, hurry: threading.Event | None = None
+    ) -> EnvironmentProblem | None:
+        """Send what is left. Returns why when that fails or takes longer than ``patience`` seconds.
+
+        Once ``hurry`` is set, it may take `HURRIED_SECONDS`: who interrupts a study does not wait for a slow tracker.
+        """
         self._done.set()
-        self._thread.join(patience)
-        if self._thread.is_alive():
-            why = f" ({self._error})" if self._error else ""
-            return EnvironmentProblem(f"the tracker had not taken everything after {patience:g} s{why}")
+        began = time.monotonic()
+        while self._thread.is_alive():
+            if hurry is not None and hurry.is_set():
+                patience = min(patience, HURRIED_SECONDS)
+            if (waited := time.monotonic() - began) > patience:
+                why = f" ({self._error})" if self._error else ""
+                return EnvironmentProblem(f"the tracker had not taken everything after {waited:.0f} s{why}")
+            self._thread.join(_LOOK_SECONDS)
         return self._error
 
     def _follow(self) -> None:

@@ -20,7 +20,7 @@ from orchestrator.environment import describe_environment
 from orchestrator.errors import EnvironmentProblem, FolderBusy, UnknownName, UserError
 from orchestrator.events import Cause, StudyEnded, StudyResumed, StudyStarted, TrialInterrupted
 from orchestrator.folder import Runs, StudyFolder
-from orchestrator.follower import Follower, warm_up
+from orchestrator.follower import HURRIED_SECONDS, Follower, warm_up
 from orchestrator.journal import DIED, Journal, is_written, load_record
 from orchestrator.plan import Node, Plan, check_fits, finalists, make_plan
 from orchestrator.record import Record
@@ -30,14 +30,13 @@ from orchestrator.study import Study
 from orchestrator.studyfile import change_study
 
 _LEAST_FREE_BYTES = 200_000_000
-_BROKEN_PATIENCE_SECONDS = 5.0
 
 
 class Display(Protocol):
     """What shows a study while it runs."""
 
     def start(self, plan: Plan, folder: StudyFolder, record: Record) -> None: ...
-    def update(self) -> None: ...
+    def update(self, stopping: bool = False) -> None: ...
     def stop(self) -> None: ...
 
 
@@ -154,9 +153,9 @@ class _Session:
                 raise
             raise self._disk_full() from error
         if driver.trouble is not None:
-            follower.finish(_BROKEN_PATIENCE_SECONDS)
+            follower.finish(HURRIED_SECONDS)
             raise driver.trouble
-        return Outcome(self._folder, self._record, follower.finish())
+        return Outcome(self._folder, self._record, follower.finish(hurry=self._stop))
 
     def _drive(self, display: Display, follower: Follower) -> Driver:
         from orchestrator import trials
@@ -170,11 +169,11 @@ class _Session:
         display.start(self._plan, self._folder, self._record)
         try:
             with self._folder.driver_log.open("a", buffering=1) as chatter, redirect_stderr(chatter):
-                trials.run_trials(driver, display.update)
+                trials.run_trials(driver, lambda: display.update(self._stop.is_set()))
         except BaseException as error:
             self._end_open_trials(f"the study broke: {error!r}")
             self._end(State.FAILED, f"it broke: {error!r}")
-            follower.finish(_BROKEN_PATIENCE_SECONDS)
+            follower.finish(HURRIED_SECONDS)
             raise
         finally:
             display.stop()
@@ -187,7 +186,7 @@ class _Session:
             state, reason = State.STOPPED, "interrupted"
         else:
             state, reason = State.FINISHED, None
-        self._end_open_trials(f"the study stopped: {reason}")
+        self._end_open_trials(f"the study stopped: {reason or 'nothing could go on'}")
         self._end(results.end_state(self._record) if state is State.FINISHED else state, reason)
 
     def _end_open_trials(self, reason: str) -> None:

@@ -43,6 +43,7 @@ class LiveStudy:
         self._said: set[str] = set()
         self._before = 0  # trials that were over when this session began
         self._failures: dict[str, int] = {}
+        self._stopping = False
 
     def start(self, plan: Plan, folder: StudyFolder, record: Record) -> None:
         self._plan, self._folder, self._record, self._began = plan, folder, record, time.monotonic()
@@ -67,7 +68,11 @@ class LiveStudy:
             self._live = Live(console=console, auto_refresh=False, transient=True, redirect_stderr=False)
             self._live.start()
 
-    def update(self) -> None:
+    def update(self, stopping: bool = False) -> None:
+        if stopping and not self._stopping:
+            self._stopping = True
+            console.print("stopping in order; Ctrl-C again ends it at once", soft_wrap=_SOFT)
+            console.show_cursor()  # the second Ctrl-C leaves nobody to do it
         for trial in list(self._record.trials.values()):
             if trial.state.is_over and trial.id not in self._said:
                 self._said.add(trial.id)
@@ -102,7 +107,7 @@ class LiveStudy:
     def _table(self) -> Group:
         record = self._record
         metric, _ = results.metric_of(record)
-        shown = [t for t in record.trials.values() if not t.state.is_over]
+        shown = [t for t in record.trials.values() if t.state is State.RUNNING]
         over = sorted((t for t in record.trials.values() if t.state.is_over), key=lambda t: t.ended or 0)
         room = max(3, console.size.height - len(shown) - 8)
         table = Table(box=None, pad_edge=False)
@@ -118,7 +123,9 @@ class LiveStudy:
         total, new, elapsed = self._plan.size, len(self._said) - self._before, time.monotonic() - self._began
         left = f", about {_duration(elapsed / new * (total - len(over)))} left" if new >= 2 else ""
         best = results.best_so_far(record)
-        line = f"{len(over)}/{total} trials done, {_duration(elapsed)}{left}; best {metric} {_number(best)}"
+        waiting = len(record.trials) - len(over) - len(shown)
+        wait = f", {waiting} wait" if waiting else ""
+        line = f"{len(over)}/{total} trials done{wait}, {_duration(elapsed)}{left}; best {metric} {_number(best)}"
         return Group(table, Text(line, style="bold"))
 
     def _last_words(self, trial: TrialRecord) -> str:

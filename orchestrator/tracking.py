@@ -92,7 +92,6 @@ class Projection:
 
         Returns the journal's offset up to which the tracker has everything, 0 when it must be sent from the start.
         """
-
         uri = tracker_uri(self._place, study)
         with _talking():
             if uri == f"sqlite:///{self._place.tracker}":
@@ -307,7 +306,6 @@ class Projection:
 
 def run_ids(record: Record, runs: Runs) -> dict[str, str]:
     """The MLflow run of each trial in the embedded store; empty when there is none or the tracker is elsewhere."""
-
     if not record.uid or not runs.tracker.exists() or tracker_uri(runs, record.study) != f"sqlite:///{runs.tracker}":
         return {}
     with _quiet():
@@ -346,8 +344,11 @@ def _make_store(path: Path) -> None:
     with tempfile.TemporaryDirectory(prefix=".mlflow-", dir=path.parent) as scratch:
         aside = Path(scratch) / path.name
         _client(f"sqlite:///{aside}").search_experiments(max_results=1)
-        with contextlib.suppress(FileExistsError):  # another study was faster
+        try:
             os.link(aside, path)
+        except OSError:  # another study was faster, or the file system knows no hard links
+            if not path.exists():
+                os.replace(aside, path)
 
 
 @contextlib.contextmanager

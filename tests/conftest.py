@@ -24,7 +24,7 @@ class QuietDisplay:
     def start(self, plan, folder, record):
         pass
 
-    def update(self):
+    def update(self, stopping=False):
         pass
 
     def stop(self):

@@ -10,6 +10,7 @@ import time
 import invariants
 import pytest
 from running import Bench, left_behind, outcome
+from servers import Proxy, mlflow_server
 
 from orchestrator.states import State
 
@@ -66,7 +67,7 @@ def test_a_second_signal_ends_it_at_once(seed, undisturbed, tmp_path):
     target = 2 + rng.randrange(60)
     assert bench.until(lambda: bench.events() >= target, process)
     os.killpg(process.pid, signal.SIGINT)
-    time.sleep(rng.random() / 10)
+    time.sleep(rng.random() / 10)  # the second comes at any moment of the first's work
     began = time.monotonic()
     os.killpg(process.pid, signal.SIGINT)
     process.wait(timeout=60)
@@ -76,3 +77,29 @@ def test_a_second_signal_ends_it_at_once(seed, undisturbed, tmp_path):
     bench.finish()
     assert outcome(bench.record) == undisturbed[0]
     invariants.check(bench.record, bench.folder.journal, bench.tracker)
+
+
+@pytest.mark.parametrize("moment", ["in its trials", "at its end"])
+def test_a_tracker_that_never_answers_does_not_hold_up_an_interrupt(moment, undisturbed, tmp_path):
+    with mlflow_server(tmp_path / "server") as server, Proxy(server.uri) as proxy:
+        bench = Bench(tmp_path, "s", **STUDY, tracking={"uri": proxy.uri})
+        proxy.behave("hang")
+        process = bench.start()
+        reached = (lambda: bench.events() > 30) if moment == "in its trials" else lambda: is_complete(bench)
+        assert bench.until(reached, process)
+        began = time.monotonic()
+        os.killpg(process.pid, signal.SIGINT)
+        out, err = process.communicate(timeout=60)
+        assert time.monotonic() - began < 10
+        assert process.returncode == (130 if moment == "in its trials" else 0), out + err
+        assert "orchestrator track s" in (out + err).replace("\n", " ")
+        proxy.behave("pass")
+        if moment == "in its trials":
+            bench.finish()
+        bench.finish("track", "s")
+        assert outcome(bench.record) == undisturbed[0]
+        invariants.check(bench.record, bench.folder.journal, server.uri)
+
+
+def is_complete(bench):
+    return bench.events() and bench.record.ended is not None
