@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator import __version__, registry, results, terminal
+from orchestrator import __version__, checkpoint, registry, results, terminal
 from orchestrator.control import Command, order
 from orchestrator.errors import EnvironmentProblem, Interrupted, OrchestratorError, StudyFailed, UnknownName, UserError
 from orchestrator.folder import Runs, StudyFolder
@@ -83,7 +83,7 @@ def plan(study: StudyRef, overrides: Overrides = None, as_json: AsJson = False) 
         terminal.say(f"time: about {60 * estimate['hours']:.1f} min{gpu} ({each})")
     size = estimate["checkpoint_bytes"]
     known = f", about {estimate['disk_bytes'] / 1e6:.1f} MB ({size / 1e6:.2f} MB each in its last run)" if size else ""
-    terminal.say(f"disk: at most 2 checkpoints a trial{known}")
+    terminal.say(f"disk: at most {checkpoint.KEEP} checkpoints a trial{known}")
     for note in planned.notes:
         terminal.say(f"note: {note}")
     rows = []
@@ -224,9 +224,10 @@ def _run(ref: str, overrides: list[str]) -> None:
     runs, asked = Runs.default(), load_study(ref, overrides)
     from orchestrator import launch  # matplotlib and the rest are not needed to say that a study is wrong
 
-    _conclude(launch.run_study(asked, runs, terminal.LiveStudy()), runs)
+    outcome = launch.run_study(asked, runs, terminal.LiveStudy())
+    _conclude(outcome, runs)
     own_data = "" if asked.data else f"   or on your own data: orchestrator run {asked.task} data=FOLDER"
-    terminal.say(f"next: orchestrator show {asked.name}{own_data}")
+    terminal.say(f"next: orchestrator show {outcome.folder.name}{own_data}")
 
 
 def _conclude(outcome: Outcome, runs: Runs) -> None:
@@ -298,8 +299,6 @@ def _record(name: str) -> tuple[StudyFolder, Record]:
 
 def _earlier_run(runs: Runs, name: str) -> tuple[float | None, int | None]:
     """Seconds a trial took and bytes of its checkpoint, in the newest run of this study that has finished trials."""
-    from orchestrator import checkpoint
-
     for folder in reversed(runs.studies()):
         record = load_record(folder.journal)
         if record.study.get("name") == name and (seconds := results.seconds_per_trial(record)):

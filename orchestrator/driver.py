@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -193,13 +193,13 @@ class Driver:
             self._journal.append(event)
             return True
         # In one write: a driver that dies between the two would let the trial go on when it is resumed.
-        self._journal.append(event, self._pruned(trial, event))
+        self._journal.append(event, self._pruned(trial, event.step, event.metrics))
         self._ended(trial)
         return False
 
-    def _pruned(self, trial: TrialRecord, event: Reported) -> TrialEnded:
-        reason = f"{self.plan.study.search.scheduler.kind} stopped it at step {event.step}"
-        return TrialEnded(trial.id, State.PRUNED, reason, event.metrics)
+    def _pruned(self, trial: TrialRecord, step: int, metrics: Mapping[str, float]) -> TrialEnded:
+        reason = f"{self.plan.study.search.scheduler.kind} stopped it at step {step}"
+        return TrialEnded(trial.id, State.PRUNED, reason, metrics)
 
     def _interrupted(self, trial: TrialRecord, event: TrialInterrupted) -> None:
         if event.cause is Cause.NO_SPACE:
@@ -289,8 +289,8 @@ class Driver:
                 self.kill(id)
 
     def retry(self, trial: str) -> None:
-        """Let a trial that is over go on from its last checkpoint."""
-        if trial not in self._ready:
+        """Let a trial that is over go on from its last checkpoint; one that goes on anyway is left alone."""
+        if trial not in self._ready and not self._record.trials[trial].is_open:
             self._ready.append(trial)
 
     def halt(self, state: State, reason: str) -> None:
@@ -364,8 +364,7 @@ class Driver:
         elif keeps:
             self._ready.append(trial.id)
         else:
-            reason = f"{self.plan.study.search.scheduler.kind} stopped it at step {trial.steps}"
-            self._journal.append(TrialEnded(trial.id, State.PRUNED, reason, trial.last))
+            self._journal.append(self._pruned(trial, trial.steps, trial.last))
             self._searcher.tell(trial)
 
     def _guarded(self, action: Callable[[], Any]) -> Any:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from orchestrator import checkpoint
 from orchestrator.errors import DoesNotFit, StudyError
 from orchestrator.record import Record, TrialRecord
 from orchestrator.states import State
@@ -24,7 +25,6 @@ from tasks.api import Goal, Resources, Space
 
 DEFAULTS = "defaults"  # what the runs of a study's own parameters, beside those of finalists, are runs of
 _BEST_FIRST = (State.FINISHED, State.PRUNED, State.RUNNING, State.PENDING, State.STOPPED)
-_KEPT_CHECKPOINTS = 2  # a trial's last, and the one before it until the last is whole
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,7 @@ class Plan:
             "hours": None if seconds is None else waves * seconds / 3600,
             "gpu_hours": None if seconds is None else self.size * seconds * gpus / 3600,
             "checkpoint_bytes": checkpoint_bytes,
-            "disk_bytes": None if checkpoint_bytes is None else _KEPT_CHECKPOINTS * checkpoint_bytes * self.size,
+            "disk_bytes": None if checkpoint_bytes is None else checkpoint.KEEP * checkpoint_bytes * self.size,
         }
 
 

@@ -272,24 +272,17 @@ class _Sharing:
 
     def __init__(self) -> None:
         self._own = ray.get_runtime_context().get_job_id()  # the end of the id of each of our placement groups
-        self._waiting: set[str] = set()
-        self._hopeless: set[str] = set()
-        self._since = self._looked = -math.inf
+        self._seen: dict[str, float] = {}  # a group of others that waits → when it was first seen
+        self._looked = -math.inf
 
     def gives_way(self) -> bool:
         now = time.monotonic()
         if now - self._looked > _LOOK_AROUND_SECONDS:
             self._looked = now
             groups = ray.util.placement_group_table().items()
-            waiting = {id for id, g in groups if g["state"] == "PENDING" and not id.endswith(self._own)}
-            waiting -= self._hopeless
-            if waiting and not self._waiting:
-                self._since = now
-            self._waiting = waiting
-        if self._waiting and now - self._since > _GIVE_WAY_SECONDS:
-            self._hopeless |= self._waiting
-            self._waiting = set()
-        return bool(self._waiting)
+            waiting = [id for id, g in groups if g["state"] == "PENDING" and not id.endswith(self._own)]
+            self._seen = {id: self._seen.get(id, now) for id in waiting}
+        return any(now - since < _GIVE_WAY_SECONDS for since in self._seen.values())
 
 
 class _TuneScheduler(_NotSaved, schedulers.FIFOScheduler):

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import errno
 import gc
 import logging
 import math
@@ -30,7 +29,7 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator import checkpoint, registry
+from orchestrator import checkpoint, failures, registry
 from orchestrator.events import Cause, Event, Reported, Saved, TrialEnded, TrialInterrupted, TrialPlaced
 from orchestrator.folder import TrialFolder
 from orchestrator.states import State
@@ -179,7 +178,7 @@ def _outcome(spec: TrialSpec, context: TrialContext) -> Event | None:
 
 
 def _failure(spec: TrialSpec, error: Exception) -> Event:
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
+    if isinstance(error, OSError) and failures.is_full_disk(error):
         where = error.filename or spec.folder
         return TrialInterrupted(spec.id, Cause.NO_SPACE, f"the disk of {where} is full", traceback.format_exc())
     final = isinstance(error, InputError)

@@ -6,15 +6,13 @@ import json
 import math
 import os
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
-from pathlib import Path
 
 import mlflow
 import pytest
 from conftest import run_toy
+from running import Bench, left_behind
 
 from orchestrator import follower, results, tracking
 from orchestrator.folder import Runs
@@ -192,48 +190,23 @@ def test_an_unreachable_tracker_neither_stops_the_study_nor_loses_it(runs, monke
     assert sorted(run.info.status for run in found) == ["FINISHED"] * 3
 
 
-@pytest.mark.parametrize("params", ["wait_for: /no/such/file", "steps: 1000000"], ids=["hanging", "reporting"])
+@pytest.mark.parametrize("params", [{"wait_for": "/no/such/file"}, {"steps": 1_000_000}], ids=["hanging", "reporting"])
 def test_ctrl_c_ends_in_order(tmp_path, params):
     """Whether trials hang between two reports or report all the time, Ctrl-C ends everything within ten seconds."""
-    runs = Runs(tmp_path / "runs")
-    study = tmp_path / "waits.yaml"
-    study.write_text(f"task: toy\nparams: {{{params}}}\nsearch: {{trials: 4, space: {{x: {{uniform: [-1, 1]}}}}}}\n")
-    process = subprocess.Popen(
-        [sys.executable, "-m", "orchestrator.cli", "run", str(study)],
-        env={**os.environ, "ORCHESTRATOR_RUNS": str(runs.root)},
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True,
-    )  # fmt: skip
-    folder = runs.root / "waits"
-    deadline = time.monotonic() + 60
-    while time.monotonic() < deadline and process.poll() is None:
-        trials = load_record(folder / "journal.jsonl").trials if (folder / "journal.jsonl").exists() else {}
-        if sum(bool(trial.steps) for trial in trials.values()) == 2:
-            break
+    bench = Bench(tmp_path, "waits", params=params, search={"trials": 4, "space": {"x": {"uniform": [-1, 1]}}})
+    process = bench.start()
+    assert bench.until(lambda: bench.events() and sum(t.steps > 0 for t in bench.record.trials.values()) == 2, process)
     began = time.monotonic()
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole foreground group
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, out + err
     assert time.monotonic() - began < 10
+    assert "stopping in order" in out
     assert err.startswith("error: interrupted with 0 of 4 trials finished")
-    record = load_record(folder / "journal.jsonl")
+    record = bench.record
     assert record.state is State.STOPPED
     assert [t.state for t in record.trials.values()] == [State.STOPPED] * 2
     assert all(math.isfinite(t.value("loss")) for t in record.trials.values())
-    _, found = tracked(runs, "waits")
+    _, found = tracked(bench.runs, "waits")
     assert [run.info.status for run in found] == ["KILLED"] * 3
-    assert left_behind(folder) == []
-
-
-def left_behind(folder: Path) -> list[str]:
-    """Processes that still have this study's files open or in their command line."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                command = (entry / "cmdline").read_bytes().decode(errors="replace")
-                names = [os.readlink(fd) for fd in (entry / "fd").iterdir()]
-            except OSError:
-                continue
-            if str(folder) in command or any(name.startswith(str(folder)) for name in names):
-                found.append(command)
-    return found
+    assert left_behind(bench.folder.root) == []
