@@ -23,6 +23,7 @@ from orchestrator.journal import is_written, load_record
 from orchestrator.plan import make_plan
 from orchestrator.record import Record
 from orchestrator.states import State
+from orchestrator.study import BUILTIN
 from orchestrator.studyfile import load_study
 
 if TYPE_CHECKING:
@@ -226,7 +227,9 @@ def _run(ref: str, overrides: list[str]) -> None:
 
     outcome = launch.run_study(asked, runs, terminal.LiveStudy())
     _conclude(outcome, runs)
-    own_data = "" if asked.data else f"   or on your own data: orchestrator run {asked.task} data=FOLDER"
+    own_data = (
+        "" if asked.data_name != BUILTIN else f"   or on your own data: orchestrator run {asked.task} data=FOLDER"
+    )
     terminal.say(f"next: orchestrator show {outcome.folder.name}{own_data}")
 
 

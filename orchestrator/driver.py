@@ -7,7 +7,9 @@ here, and all of it can be made again from the journal: a resumed study starts f
 
 from __future__ import annotations
 
+import copy
 import math
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -132,6 +134,8 @@ class Driver:
             cache=self._cache,
             folder=self._folder.trial(trial.id).root,
             gpus=study.resources.gpus,
+            cpus=study.resources.cpus,
+            maps=copy.deepcopy(trial.maps),
             reported=trial.steps,
             pause_at=self._pause_at(trial),
             avoid=trial.node_id if trial.failures else None,
@@ -162,6 +166,8 @@ class Driver:
     def gone(self, id: str) -> None:
         """An attempt has left its worker: the place is free."""
         self._live.pop(id, None)
+        if self._record.trials[id].state in (State.FINISHED, State.PRUNED):  # others may be asked to go on
+            shutil.rmtree(self._folder.trial(id).maps, ignore_errors=True)
 
     def _goes_on(self, id: str) -> bool:
         return self._record.trials[id].state is State.RUNNING

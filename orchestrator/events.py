@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from orchestrator.states import State
 
-VERSION = 2  # of the journal's format; 1 had no resume, interruptions or mutations, and still reads
+VERSION = 3  # of the journal's format; 1 had no resume, interruptions or mutations, 2 no maps; both still read
 _TAIL = len(',"crc":"00000000"}')
 
 
@@ -112,6 +112,29 @@ class Saved(Event):
     kind = "saved"
     trial: str
     step: int
+
+
+@dataclass(frozen=True)
+class MapStarted(Event):
+    """A trial maps a function over so many items; what was said of one of this name before does not count any more."""
+
+    kind = "map_started"
+    trial: str
+    map: str
+    items: int
+
+
+@dataclass(frozen=True)
+class ItemsDone(Event):
+    """The results of the items from ``start`` up to ``stop`` are stored. ``node`` is None where they were before."""
+
+    kind = "items_done"
+    trial: str
+    map: str
+    start: int
+    stop: int
+    seconds: float
+    node: str | None = None
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,11 @@ class TrialFolder:
         return self.root / "artifacts"
 
     @property
+    def maps(self) -> Path:
+        """Stored results of its maps, kept until it has finished."""
+        return self.root / "maps"
+
+    @property
     def checkpoint(self) -> Path:
         return self.root / "checkpoint"
 
@@ -64,6 +69,11 @@ class StudyFolder:
     @property
     def report(self) -> Path:
         return self.root / "report.html"
+
+    @property
+    def figures(self) -> Path:
+        """What the task draws of all its trials, each as ``<name>.png``."""
+        return self.root / "figures"
 
     @property
     def model(self) -> Path:

@@ -69,9 +69,9 @@ class Follower:
         while self._thread.is_alive():
             if hurry is not None and hurry.is_set():
                 patience = min(patience, HURRIED_SECONDS)
-            if (waited := time.monotonic() - began) > patience:
+            if time.monotonic() - began > patience:
                 why = f" ({self._error})" if self._error else ""
-                return EnvironmentProblem(f"the tracker had not taken everything after {waited:.0f} s{why}")
+                return EnvironmentProblem(f"the tracker had not taken everything after {patience:g} s{why}")
             self._thread.join(_LOOK_SECONDS)
         return self._error
 

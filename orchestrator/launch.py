@@ -5,12 +5,10 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
-import threading
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr
-from dataclasses import dataclass
+from collections.abc import Sequence
+from contextlib import redirect_stderr
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -25,6 +23,7 @@ from orchestrator.journal import DIED, Journal, is_written, load_record
 from orchestrator.plan import Node, Plan, check_fits, finalists, make_plan
 from orchestrator.record import Record
 from orchestrator.schedulers import make_scheduler
+from orchestrator.signals import Stop, stop_on_signals
 from orchestrator.states import State
 from orchestrator.study import Study
 from orchestrator.studyfile import change_study
@@ -66,10 +65,11 @@ def run_study(study: Study, runs: Runs, display: Display) -> Outcome:
     _check_not_unfinished(study.name, runs)
     folder = runs.new_study(study.name)
     with stop_on_signals() as stop:
-        from orchestrator import trials  # Ray takes seconds to import: not before the checks above
+        from orchestrator import cluster  # Ray takes seconds to import: not before the checks above
 
         warm_up(runs, study.to_plain())
-        with trials.cluster() as nodes:
+        stop.orderly = True  # an exception in the middle of its start can crash Ray
+        with cluster.connect() as nodes:
             plan = make_plan(study, nodes)
             with Journal(folder.journal) as journal:
                 if journal.record.uid:
@@ -93,10 +93,11 @@ def resume_study(
         _check_retries(retry, journal.record, name)
         if not retry:
             _check_something_is_left(study, journal.record, name)
-        from orchestrator import trials
+        from orchestrator import cluster
 
         warm_up(runs, study.to_plain())
-        with trials.cluster() as nodes:
+        stop.orderly = True  # an exception in the middle of its start can crash Ray
+        with cluster.connect() as nodes:
             plan = make_plan(study, nodes)
             start = StudyResumed(study.to_plain(), len(plan.trials))
             return _Session(plan, folder, runs, journal, stop, retry).run(start, display)
@@ -138,10 +139,9 @@ class _Session:
         self._journal, self._record, self._stop = journal, journal.record, stop
 
     def run(self, start: StudyStarted | StudyResumed, display: Display) -> Outcome:
-        if self._stop.is_set():  # and somebody kept the exception to himself
-            raise KeyboardInterrupt
-        self._stop.orderly = True
         self._stop.listen()  # Ray has put its own handler in place
+        if self._stop.is_set():
+            raise KeyboardInterrupt
         try:
             self._journal.append(start)
             self._write_provenance()
@@ -195,13 +195,16 @@ class _Session:
             self._journal.append(*(TrialInterrupted(trial.id, Cause.STOPPED, reason) for trial in left))
 
     def _end(self, state: State, reason: str | None) -> None:
-        """The verdict, the page, the last line of the journal."""
+        """The verdict, the page, the last line of the journal: who reads that finds the page."""
         from orchestrator.report import write_report  # matplotlib: not before a study is known to be right
 
         concluded = results.verdict(self._record)
         verdict = {"support": concluded.support.value, "sentence": concluded.sentence}
-        self._journal.append(StudyEnded(state, verdict, reason))
-        write_report(self._record, self._folder)
+        ended = StudyEnded(state, verdict, reason)
+        after = replace(self._record)
+        after.apply(ended)
+        write_report(after, self._folder)
+        self._journal.append(ended)
 
     def _write_provenance(self) -> None:
         self._folder.study.write_text(yamlfile.dump(self._plan.study.to_plain()), encoding="utf-8")
@@ -263,41 +266,6 @@ def _check_something_is_left(study: Study, record: Record, name: str) -> None:
         if not study.search.scheduler.kind.is_synchronous
         else "run it again under another name: name=NEW",
     )
-
-
-class Stop(threading.Event):
-    """Set by the first SIGINT or SIGTERM; before it is ``orderly`` that raises KeyboardInterrupt: nothing has begun.
-
-    The second ends the process at once. What it cuts off is as after a SIGKILL: the journal is whole, and the study can
-    be resumed.
-    """
-
-    orderly = False
-
-    def listen(self) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._handle)
-
-    def _handle(self, number: int, frame: object) -> None:
-        self.set()
-        # The next one is the system's own, which ends the process even while it is deep in Ray; a shell shows 130.
-        for again in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(again, signal.SIG_DFL)
-        if not self.orderly:
-            raise KeyboardInterrupt
-
-
-@contextmanager
-def stop_on_signals() -> Iterator[Stop]:
-    """A `Stop` that listens to signals; afterwards they do what they did before."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    stop = Stop()
-    stop.listen()
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _check_nothing_hides_the_packages() -> None:

@@ -11,6 +11,8 @@ from typing import Any
 from orchestrator.events import (
     Cause,
     Event,
+    ItemsDone,
+    MapStarted,
     Mutated,
     Reported,
     Saved,
@@ -44,6 +46,28 @@ class Curve:
 
 
 @dataclass
+class MapRecord:
+    """What the journal says of a map of a trial: its items, the batches that are done, and the seconds they took."""
+
+    items: int
+    started: float
+    batches: list[tuple[int, int]] = field(default_factory=list)
+    done: int = 0
+    computed: int = 0  # of them since ``started``; the others were there before
+    seconds: float = 0.0
+    ended: float | None = None
+
+    def add(self, event: ItemsDone) -> None:
+        items = event.stop - event.start
+        self.batches.append((event.start, event.stop))
+        self.done += items
+        self.computed += items if event.node is not None else 0
+        self.seconds += event.seconds
+        if self.done == self.items:
+            self.ended = event.at
+
+
+@dataclass
 class TrialRecord:
     """What the journal says of one trial. ``seconds`` is the time of its ended attempts."""
 
@@ -72,6 +96,7 @@ class TrialRecord:
     waits: bool = False  # whether it waits there still
     curve: Curve = field(default_factory=Curve)
     mutations: list[Mutated] = field(default_factory=list)
+    maps: dict[str, MapRecord] = field(default_factory=dict)
     heard: float = 0.0  # when something last came from it
     _began: float = 0.0
 
@@ -150,6 +175,14 @@ class Record:
                 trial.state, trial.cause, trial.reason, trial.ended, trial.final = State.RUNNING, None, None, None, {}
                 trial.attempt, trial.pid, trial.waits = event.attempt, None, False
                 trial.begin_attempt(event.at)
+            case MapStarted():
+                trial = self.trials[event.trial]
+                trial.maps[event.map] = MapRecord(event.items, event.at, ended=None if event.items else event.at)
+                trial.heard = event.at
+            case ItemsDone():
+                trial = self.trials[event.trial]
+                trial.maps[event.map].add(event)
+                trial.heard = event.at
             case Mutated():
                 self.trials[event.trial].mutations.append(event)
             case TrialInterrupted():

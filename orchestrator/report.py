@@ -7,6 +7,7 @@ import html
 import io
 import math
 import os
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
 import matplotlib
@@ -36,14 +37,22 @@ _CURVES = 40  # more lines than this say nothing
 
 
 def write_report(record: Record, folder: StudyFolder) -> None:
-    """Write ``report.html``, whole or not at all."""
+    """Write ``report.html``, whole or not at all, and the task's figures."""
+    try:
+        drawn = {name: _png(figure) for name, figure in results.figures(record).items()}
+        trouble = ""
+    except Exception as error:  # the task's code: a figure is no reason to lose the page, which says what is missing
+        drawn, trouble = {}, f"<p>The task's figures could not be drawn: {_text(repr(error))}</p>"
+    for name, png in drawn.items():
+        folder.figures.mkdir(exist_ok=True)
+        (folder.figures / f"{name}.png").write_bytes(png)
     aside = folder.report.with_suffix(".tmp")
-    aside.write_text(render(record, folder.name), encoding="utf-8")
+    aside.write_text(render(record, folder.name, drawn, trouble), encoding="utf-8")
     os.replace(aside, folder.report)
 
 
-def render(record: Record, name: str) -> str:
-    """The page as text; self-contained, figures inside."""
+def render(record: Record, name: str, drawn: Mapping[str, bytes] | None = None, trouble: str = "") -> str:
+    """The page as text; self-contained, figures inside, ``drawn`` among them as PNG by name."""
     study = record.study
     metric, _ = results.metric_of(record)
     counts = ", ".join(f"{n} {s.lower()}" for s in State if (n := record.count(s)))
@@ -57,7 +66,8 @@ def render(record: Record, name: str) -> str:
         f"search {study['search']['algorithm']} with scheduler {study['search']['scheduler']['kind']}. "
         f"{started}{took}.</p>",
         f"<h2>Leaderboard by {_text(metric)}</h2>{_leaderboard(record)}",
-        f"<h2>Learning curves</h2>{_image(_curves(record, metric))}",
+        trouble + "".join(f"<h2>{_text(title)}</h2>{_image(png, title)}" for title, png in (drawn or {}).items()),
+        f"<h2>Learning curves</h2>{_image(_png(_curves(record, metric)), 'learning curves')}",
         _failures(record),
         f"<h2>Fixed parameters</h2><pre>{_text(_fixed(record))}</pre>",
         f"<h2>Again</h2><pre>orchestrator run {_text('runs/' + name + '/study.yaml')}</pre>",
@@ -79,6 +89,8 @@ def _data(record: Record) -> str:
     data = record.study["data"]
     if data == "builtin":
         return "<p class='builtin'>This ran on the task's <b>built-in data</b>, not on real data.</p>"
+    if data == "none":
+        return ""
     return f"<p>Data: <code>{_text(data)}</code></p>"
 
 
@@ -143,10 +155,14 @@ def _fixed(record: Record) -> str:
     return "\n".join([*lines, f"seed: {record.study['seed']}", f"resources: {record.study['resources']}"])
 
 
-def _image(figure: Figure) -> str:
+def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=110, bbox_inches="tight")
-    return f"<img alt='learning curves' src='data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}'>"
+    return buffer.getvalue()
+
+
+def _image(png: bytes, title: str) -> str:
+    return f"<img alt='{_text(title)}' src='data:image/png;base64,{base64.b64encode(png).decode()}'>"
 
 
 def _short(value: object) -> str:

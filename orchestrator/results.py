@@ -8,7 +8,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from orchestrator import finalists, registry
 from orchestrator.plan import DEFAULTS, finite_value, metric_of, ranked
@@ -16,9 +16,12 @@ from orchestrator.record import Record, TrialRecord
 from orchestrator.states import State
 from tasks.api import Goal, Row, Support, Verdict
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
 __all__ = [
-    "Entry", "best", "best_so_far", "end_state", "interval", "leaderboard", "metric_of", "seconds_per_trial", "show",
-    "summary", "verdict",
+    "Entry", "best", "best_so_far", "end_state", "figures", "interval", "leaderboard", "metric_of",
+    "seconds_per_trial", "show", "summary", "verdict",
 ]  # fmt: skip
 
 
@@ -91,13 +94,24 @@ def verdict(record: Record) -> Verdict:
     if len(finalists.groups(record)) >= 2:
         return finalists.verdict(record)
     metric, _ = metric_of(record)
-    rows = [Row(trial.id, trial.params, trial.metrics) for trial in ranked(record) if trial.state is State.FINISHED]
+    rows = finished(record)
     if not rows:
         return Verdict(Support.UNDECIDED, "no trial finished, so there is nothing to conclude from")
     conclude = registry.task(record.study["task"]).conclude
     if conclude is not None:
         return conclude(rows)
     return Verdict(Support.UNDECIDED, f"{rows[0].trial} leads with {metric} {rows[0].metrics[metric]:.4g}")
+
+
+def finished(record: Record) -> list[Row]:
+    """The finished trials, best first: what a task concludes from."""
+    return [Row(trial.id, trial.params, trial.metrics) for trial in ranked(record) if trial.state is State.FINISHED]
+
+
+def figures(record: Record) -> Mapping[str, Figure]:
+    """What the task draws of its finished trials, by name."""
+    draw, rows = registry.task(record.study["task"]).figures, finished(record)
+    return draw(rows) if draw is not None and rows else {}
 
 
 def end_state(record: Record) -> State:

@@ -17,6 +17,7 @@ from typing import Any
 from orchestrator import results
 from orchestrator.events import (
     Event,
+    ItemsDone,
     Mutated,
     Reported,
     StudyEnded,
@@ -28,7 +29,7 @@ from orchestrator.events import (
     TrialPlaced,
     TrialStarted,
 )  # fmt: skip
-from orchestrator.record import Record, TrialRecord
+from orchestrator.record import MapRecord, Record, TrialRecord
 from orchestrator.states import State
 
 STUDY = ""  # stands for the study's own run where a trial's id stands for a trial's
@@ -95,6 +96,10 @@ class View:
             case TrialContinued():
                 update.status, update.traceback = Status(), None
                 update.tag({"state": State.RUNNING, "attempt": event.attempt} | _said(None, reason))
+            case ItemsDone():
+                done = self.record.trials[id].maps[event.map]
+                if done.ended is not None:
+                    update.metrics += self._sent[id].map(event, done)
             case Mutated():
                 trial = self.record.trials[id]
                 update.metrics += self._sent[id].mutation(event, trial.searched)
@@ -174,6 +179,11 @@ class _Sent:
             value = event.params.get(name)
             if isinstance(value, int | float) and not isinstance(value, bool):
                 yield from self._once(f"pbt/{name}", value, event.at, event.step)
+
+    def map(self, event: ItemsDone, done: MapRecord) -> Iterator[Value]:
+        """Of a map that is complete: its items, and the seconds that workers took for those that were computed."""
+        yield from self._once(f"map/{event.map}/items", done.items, event.at, 0)
+        yield from self._once(f"map/{event.map}/seconds", done.seconds, event.at, 0)
 
     def _once(self, key: str, value: float, at: float, step: int) -> Iterator[Value]:
         if (key, step) not in self._more:

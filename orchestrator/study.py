@@ -22,6 +22,7 @@ from orchestrator.errors import StudyError, did_you_mean
 from tasks.api import Choice, Dimension, Goal, IntRange, LogUniform, Params, Resources, Task, Uniform
 
 BUILTIN = "builtin"
+NO_DATA = "none"  # of a task that reads none
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,80}")
 _DIMENSIONS: dict[str, type[Dimension]] = {
     "choice": Choice,
@@ -170,10 +171,17 @@ class Study(_Part):
         """The full parameters of a trial: the task's defaults, this study's, and what the search chose."""
         return registry.task(self.task).params(**{**self.params, **chosen})
 
+    @property
+    def data_name(self) -> str:
+        """The path, `BUILTIN` or `NO_DATA`."""
+        if self.data is not None:
+            return str(self.data)
+        return BUILTIN if registry.task(self.task).reads_data else NO_DATA
+
     def to_plain(self) -> dict[str, Any]:
         """Plain values that `studyfile.build` turns into an equal study: what ``study.yaml`` holds."""
         plain = self.model_dump(mode="json")
-        plain["data"] = str(self.data) if self.data else BUILTIN
+        plain["data"] = self.data_name
         plain["search"]["scheduler"] = self.search.scheduler.to_plain()
         plain["search"]["concurrent"] = self.search.concurrent or "auto"
         plain["search"]["space"] = {name: plain_dimension(d) for name, d in self.search.space.items()}
@@ -185,7 +193,7 @@ class Study(_Part):
         return {
             "task": self.task,
             "name": self.name,
-            "data": str(self.data) if self.data else BUILTIN,
+            "data": self.data_name,
             "seed": self.seed,
             **{f"params.{name}": value for name, value in self.params.items()},
             "search.metric": search.metric,

@@ -24,6 +24,7 @@ from orchestrator.record import Record
 from orchestrator.study import (
     BUILTIN,
     NAME,
+    NO_DATA,
     Algorithm,
     Budget,
     Failures,
@@ -163,7 +164,7 @@ def _built(raw: Mapping[str, Any], sources: _Sources) -> Study:
     task = registry.task(raw["task"], sources.where(("task",)))
     raw["name"] = _check_name(raw.get("name", task.name), sources)
     raw["question"] = raw.get("question") or task.question
-    raw["data"] = _resolve_data(raw.get("data", BUILTIN), sources)
+    raw["data"] = _resolve_data(task, raw.get("data", BUILTIN), sources)
     given = _mapping(raw.get("params"), ("params",), sources)
     raw["params"] = _check_params(task, given, sources)
     raw["search"] = _check_search(task, raw["params"], set(given), raw.get("search"), sources)
@@ -249,10 +250,12 @@ def _check_name(name: Any, sources: _Sources) -> str:
     return name
 
 
-def _resolve_data(value: Any, sources: _Sources) -> Path | None:
-    """A path, or a name under ``$ORCHESTRATOR_DATA``; None for ``builtin``."""
-    if value in (None, BUILTIN):
+def _resolve_data(task: Task, value: Any, sources: _Sources) -> Path | None:
+    """A path, or a name under ``$ORCHESTRATOR_DATA``; None for ``builtin``, and for tasks that read none."""
+    if value in (None, BUILTIN, NO_DATA):
         return None
+    if not task.reads_data:
+        raise sources.error(("data",), f"task '{task.name}' reads no data", "leave data out")
     if not isinstance(value, str | Path):
         raise sources.error(("data",), f"expected a path or '{BUILTIN}', got {value!r}")
     tried = [Path(value).expanduser()]

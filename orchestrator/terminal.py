@@ -18,6 +18,7 @@ from orchestrator.folder import StudyFolder
 from orchestrator.plan import Plan
 from orchestrator.record import Record, TrialRecord
 from orchestrator.states import State
+from orchestrator.study import BUILTIN, NO_DATA
 
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)
@@ -48,10 +49,10 @@ class LiveStudy:
     def start(self, plan: Plan, folder: StudyFolder, record: Record) -> None:
         self._plan, self._folder, self._record, self._began = plan, folder, record, time.monotonic()
         study = plan.study
-        data = "built-in data" if study.data is None else str(study.data)
+        data = {BUILTIN: "on built-in data; ", NO_DATA: ""}.get(study.data_name, f"on {study.data_name}; ")
         console.print(f"[bold]{escape(folder.name)}[/]: {escape(study.question)}", soft_wrap=_SOFT)
         console.print(
-            f"{len(plan.trials)} trials, {plan.concurrent} at once, on {escape(data)}; "
+            f"{len(plan.trials)} trials, {plan.concurrent} at once; {escape(data)}"
             f"{study.search.algorithm}, scheduler {study.search.scheduler.kind}",
             soft_wrap=_SOFT,
         )
@@ -115,9 +116,9 @@ class LiveStudy:
             table.add_column(name, no_wrap=True, min_width=width)
         table.add_column("parameters", no_wrap=True, overflow="ellipsis")
         for trial in [*over[-room:], *shown]:
-            row_end = (
-                escape(_assignments(trial.chosen)) if trial.steps or trial.state.is_over else self._last_words(trial)
-            )
+            row_end = escape(_assignments(trial.chosen))
+            if trial.state is State.RUNNING:
+                row_end = _map_progress(trial) or (row_end if trial.steps else self._last_words(trial))
             state = f"[{_STYLE[trial.state]}]{trial.state}[/]"
             table.add_row(trial.id, state, str(trial.steps), _number(trial.value(metric)), row_end)
         total, new, elapsed = self._plan.size, len(self._said) - self._before, time.monotonic() - self._began
@@ -137,6 +138,19 @@ class LiveStudy:
         except OSError:
             return "[dim]starting[/]"
         return f"[dim]{escape(lines[-1].split(': ', 1)[-1])}[/]" if lines else "[dim]starting[/]"
+
+
+def _map_progress(trial: TrialRecord) -> str:
+    """The map that a trial is at: how far, how fast, how long still."""
+    at = next(((name, done) for name, done in trial.maps.items() if done.ended is None), None)
+    if at is None:
+        return ""
+    name, done = at
+    filled = 20 * done.done // done.items if done.items else 20
+    bar = f"[cyan]{'━' * filled}[/][dim]{'━' * (20 - filled)}[/]"
+    rate = done.computed / max(1e-9, time.time() - done.started)
+    pace = f"  {rate:.3g} items/s  {_duration((done.items - done.done) / rate)} left" if rate else ""
+    return f"{escape(name)} {bar} {done.done}/{done.items}{pace}"
 
 
 def print_leaderboard(record: Record, limit: int | None = None) -> None:

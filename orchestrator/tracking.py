@@ -236,6 +236,8 @@ class Projection:
         if trial == STUDY:
             files = [self._folder.environment_of(session) for session in update.sessions]
             files += [self._folder.study] * bool(files) + [self._folder.report] * over
+            if over and self._folder.figures.is_dir():
+                self._client.log_artifacts(run, str(self._folder.figures), "figures")
         else:
             files = [self._folder.trial(trial).log] * over
             artifacts = self._folder.trial(trial).artifacts

@@ -1,4 +1,4 @@
-"""Runs a plan's trials under Ray Tune: the only importer of ``ray``.
+"""Runs a plan's trials under Ray Tune.
 
 Tune places attempts and reuses their processes; what they say goes to the `Driver`, which decides and journals. Tune's
 own loggers, checkpoints and experiment state are off: the journal replaces them.
@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import os
 import re
-import socket
 import tempfile
 import threading
 import time
@@ -19,82 +17,26 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator.errors import EnvironmentProblem
-from orchestrator.plan import Node
-from orchestrator.worker import Attempt, peak_bytes
+from orchestrator import registry
+from orchestrator.cluster import Sharing, others_hold  # before Ray: it settles how Ray behaves
+from orchestrator.pool import Pool
+from orchestrator.worker import Attempt, TrialSpec, peak_bytes
 from tasks.api import Resources
 
 if TYPE_CHECKING:
     from orchestrator.driver import Driver  # workers import this module and need no driver
 
-_SETTINGS = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean what they mean in the user's shell
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the driver's own handler stops the study in order
-    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a failing trial ends without the metric
-    "TUNE_FORCE_TRIAL_CLEANUP_S": "2",
-    "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",
-    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
-    "TUNE_WARN_THRESHOLD_S": "1000",
-}
-for _name, _value in _SETTINGS.items():
-    os.environ.setdefault(_name, _value)
-
-import ray  # noqa: E402 - Ray reads the settings above when it is imported
-from ray import tune  # noqa: E402
-from ray.air.execution._internal.actor_manager import RayActorManager  # noqa: E402
-from ray.exceptions import OutOfMemoryError, RayActorError  # noqa: E402
-from ray.tune import schedulers, search, stopper  # noqa: E402
-from ray.tune.experiment import Trial  # noqa: E402
+import ray
+from ray import tune
+from ray.air.execution._internal.actor_manager import RayActorManager
+from ray.exceptions import OutOfMemoryError, RayActorError
+from ray.tune import schedulers, search, stopper
+from ray.tune.experiment import Trial
 
 _COLOURS = re.compile(r"\x1b\[\d+m")
 _STOP_PATIENCE_SECONDS = 2.0
 _HEARTBEAT_SECONDS = 1.0
-_LOOK_AROUND_SECONDS = 0.2
-_GIVE_WAY_SECONDS = 5.0
-
-
-@contextlib.contextmanager
-def cluster() -> Iterator[list[Node]]:
-    """Connect to the cluster of ``RAY_ADDRESS``, or start one on this machine and end it after. Yields its nodes."""
-    address = os.environ.get("RAY_ADDRESS")
-    if address and address not in ("auto", "local"):
-        _check_answers(address)
-    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-    local = {"address": "local", "num_cpus": os.cpu_count(), "include_dashboard": False}
-    try:
-        ray.init(**quiet, **({"address": address} if address else local))
-    except (ConnectionError, RuntimeError, TimeoutError) as error:
-        raise EnvironmentProblem(
-            f"no Ray cluster at {address or 'this machine'}: {error}",
-            "check RAY_ADDRESS, or unset it to run on this machine",
-        ) from error
-    except (KeyboardInterrupt, SystemExit) as error:  # the latter is what Ray makes of SIGTERM
-        ray.shutdown()  # what has been started so far
-        raise KeyboardInterrupt from error
-    logging.getLogger("ray").setLevel(logging.ERROR)
-    try:
-        yield [
-            Node(node["NodeName"], node["Resources"].get("CPU", 0), node["Resources"].get("GPU", 0))
-            for node in ray.nodes()
-            if node["Alive"]
-        ]
-    finally:
-        ray.shutdown()
-
-
-def _check_answers(address: str) -> None:
-    """Raise `EnvironmentProblem` when nothing listens at ``host:port``: Ray itself would try for minutes."""
-    host, _, port = address.removeprefix("ray://").rpartition(":")
-    try:
-        socket.create_connection((host, int(port)), timeout=5).close()
-    except (OSError, ValueError) as error:
-        raise EnvironmentProblem(
-            f"no Ray cluster answers at RAY_ADDRESS={address}: {error}",
-            "give host:port of a running head (ray start --head prints it), or unset RAY_ADDRESS to run here",
-        ) from error
+_COORDINATOR_BYTES = 200e6  # of a trial whose work is in maps
 
 
 def run_trials(driver: Driver, on_change: Callable[[], None]) -> None:
@@ -102,7 +44,7 @@ def run_trials(driver: Driver, on_change: Callable[[], None]) -> None:
 
     ``on_change`` is called often, from this thread.
     """
-    sharing = _Sharing()
+    sharing = Sharing()
     with _environment(TUNE_MAX_PENDING_TRIALS_PG=str(driver.plan.concurrent)), _quiet_tune():
         while not driver.finished:
             _fit(driver, sharing, on_change)
@@ -112,12 +54,12 @@ def run_trials(driver: Driver, on_change: Callable[[], None]) -> None:
                 time.sleep(0.1)
 
 
-def _fit(driver: Driver, sharing: _Sharing, on_change: Callable[[], None]) -> None:
-    need = driver.plan.study.resources
+def _fit(driver: Driver, sharing: Sharing, on_change: Callable[[], None]) -> None:
+    need, maps = driver.plan.study.resources, registry.task(driver.plan.study.task).maps
     placing = _Placing(driver, on_change)
     with tempfile.TemporaryDirectory(prefix="orchestrator-") as scratch:
         tuner = tune.Tuner(
-            tune.with_resources(_Trainable, lambda config: _places(need, config["avoid"])),
+            tune.with_resources(_Trainable, lambda config: _places(need, maps, config["avoid"])),
             tune_config=tune.TuneConfig(
                 num_samples=-1,
                 search_alg=_Attempts(_TuneSearcher(driver), driver, sharing),
@@ -151,7 +93,8 @@ class _Trainable(tune.Trainable):
     _attempt: Attempt | None = None
 
     def setup(self, config: dict[str, Any]) -> None:
-        self._attempt = Attempt(config["spec"], ray.get_runtime_context().get_node_id())
+        spec: TrialSpec = config["spec"]
+        self._attempt = Attempt(spec, ray.get_runtime_context().get_node_id(), Pool(Resources(spec.cpus, spec.gpus)))
 
     def step(self) -> dict[str, Any]:
         assert self._attempt is not None
@@ -170,10 +113,13 @@ class _Trainable(tune.Trainable):
             self._attempt.stop(0.0)
 
 
-def _places(need: Resources, avoid: str | None) -> tune.PlacementGroupFactory:
-    """What an attempt needs, and the node where it should not go: a worker is reused if both are the same."""
+def _places(need: Resources, maps: bool, avoid: str | None) -> tune.PlacementGroupFactory:
+    """What an attempt needs, and the node where it should not go: a worker is reused if both are the same.
+
+    A trial that maps leaves the processors to its items, or they would wait for what it holds itself.
+    """
     selector = [{"ray.io/node-id": f"!{avoid}"}] if avoid else None
-    bundle = {"CPU": need.cpus, **({"GPU": need.gpus} if need.gpus else {})}
+    bundle = {"memory": _COORDINATOR_BYTES} if maps else {"CPU": need.cpus, **({"GPU": need.gpus} if need.gpus else {})}
     return tune.PlacementGroupFactory([bundle], bundle_label_selector=selector)
 
 
@@ -232,7 +178,7 @@ class _TuneSearcher(_NotSaved, search.Searcher):
         if spec is None:
             return None
         self._of[trial_id] = spec.id
-        avoid = spec.avoid if spec.avoid and _others_hold(spec.avoid, self._driver.plan.study.resources) else None
+        avoid = spec.avoid if spec.avoid and others_hold(spec.avoid, self._driver.plan.study.resources) else None
         return {"spec": spec, "avoid": avoid}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
@@ -251,7 +197,7 @@ class _TuneSearcher(_NotSaved, search.Searcher):
 class _Attempts(_NotSaved, search.SearchGenerator):
     """Tells Tune that there is nothing more to run also while this study gives way: it then drops idle workers."""
 
-    def __init__(self, searcher: _TuneSearcher, driver: Driver, sharing: _Sharing) -> None:
+    def __init__(self, searcher: _TuneSearcher, driver: Driver, sharing: Sharing) -> None:
         super().__init__(searcher)
         self._driver, self._sharing = driver, sharing
 
@@ -260,29 +206,6 @@ class _Attempts(_NotSaved, search.SearchGenerator):
 
     def save_to_dir(self, dirpath: str, session_str: str = "", **kwargs: Any) -> None:
         """Nothing to save."""
-
-
-class _Sharing:
-    """Lets other studies on the cluster have a turn.
-
-    Tune keeps a worker and its place from trial to trial, so whoever came first would hold the cluster to its end.
-    While somebody else's placement group waits, a place that becomes free is given up, and asked for again behind
-    theirs. A group that does not come to its place even so (it is too large, say) is not waited for twice.
-    """
-
-    def __init__(self) -> None:
-        self._own = ray.get_runtime_context().get_job_id()  # the end of the id of each of our placement groups
-        self._seen: dict[str, float] = {}  # a group of others that waits → when it was first seen
-        self._looked = -math.inf
-
-    def gives_way(self) -> bool:
-        now = time.monotonic()
-        if now - self._looked > _LOOK_AROUND_SECONDS:
-            self._looked = now
-            groups = ray.util.placement_group_table().items()
-            waiting = [id for id, g in groups if g["state"] == "PENDING" and not id.endswith(self._own)]
-            self._seen = {id: self._seen.get(id, now) for id in waiting}
-        return any(now - since < _GIVE_WAY_SECONDS for since in self._seen.values())
 
 
 class _TuneScheduler(_NotSaved, schedulers.FIFOScheduler):
@@ -348,15 +271,6 @@ class _Placing(_NotSaved, tune.Callback):
     def _kill(self, trial: str) -> None:
         if trial in self._workers:
             ray.kill(self._workers[trial])
-
-
-def _others_hold(node_id: str, need: Resources) -> bool:
-    """Whether some live node other than this one can hold a trial."""
-    return any(
-        Node(n["NodeName"], n["Resources"].get("CPU", 0), n["Resources"].get("GPU", 0)).holds(need)
-        for n in ray.nodes()
-        if n["Alive"] and n["NodeID"] != node_id
-    )
 
 
 def _worker_error(trial: Trial) -> str:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import gc
-import logging
 import math
 import os
 import random
@@ -21,8 +20,8 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from numbers import Real
 from pathlib import Path
 from typing import Any
@@ -32,6 +31,10 @@ import numpy as np
 from orchestrator import checkpoint, failures, registry
 from orchestrator.events import Cause, Event, Reported, Saved, TrialEnded, TrialInterrupted, TrialPlaced
 from orchestrator.folder import TrialFolder
+from orchestrator.jobs import Executor, InProcess
+from orchestrator.logs import log_to
+from orchestrator.maps import MapFailed, Maps
+from orchestrator.record import MapRecord
 from orchestrator.states import State
 from tasks.api import Goal, InputError
 
@@ -55,8 +58,10 @@ class TrialSpec:
     cache: Path
     folder: Path
     gpus: float
+    cpus: float = 1
     reported: int = 0
     pause_at: int | None = None
+    maps: Mapping[str, MapRecord] = field(default_factory=dict)  # what of them is done already
     avoid: str | None = None  # Ray's id of the node where the attempt before failed
 
     def __deepcopy__(self, memo: Any) -> TrialSpec:
@@ -78,22 +83,28 @@ class Paused(Stopped):
 class Attempt:
     """A task at work in a thread; its events are fetched by `next`."""
 
-    def __init__(self, spec: TrialSpec, node_id: str = "") -> None:
-        self.spec = spec
-        self._events: list[Event] = [TrialPlaced(spec.id, socket.gethostname(), os.getpid(), node_id)]
+    def __init__(self, spec: TrialSpec, node_id: str = "", executor: Executor | None = None) -> None:
+        self.spec, self.executor = spec, executor or InProcess()
+        self._placed: Event | None = TrialPlaced(spec.id, socket.gethostname(), os.getpid(), node_id)
+        self._events: list[Event] = []
         self.certain = spec.reported  # the last step that is known to be in the journal
         self._handed: list[Event] = []  # what `next` gave out last: it counts once `next` is called again
         self._change = threading.Condition()
         self._over = self._stopping = False
         self._thread = threading.Thread(target=self._run, name=spec.id, daemon=True)
         _forget_peak()
-        self._thread.start()
 
     def next(self, patience: float) -> list[Event]:
         """What has happened since the last call; waits up to ``patience`` seconds for something to happen.
 
-        To call it again says that what it gave before is in the journal.
+        To call it again says that what it gave before is in the journal. The task begins once the journal knows where:
+        one that kills its worker at once is not known to be there otherwise.
         """
+        if self._placed is not None:
+            placed, self._placed = self._placed, None
+            return [placed]
+        if self._thread.ident is None:
+            self._thread.start()
         with self._change:
             self.certain = max([self.certain, *(e.step for e in self._handed if isinstance(e, Reported))])
             self._handed = []
@@ -114,6 +125,8 @@ class Attempt:
         with self._change:
             self._stopping = True
             self._change.notify_all()
+        if self._thread.ident is None:
+            return True
         deadline = time.monotonic() + patience
         self._thread.join(min(0.05, patience))
         while self._thread.is_alive() and time.monotonic() < deadline:
@@ -152,7 +165,7 @@ def run_task(spec: TrialSpec, attempt: Attempt) -> Event | None:
     context = TrialContext(spec, folder, attempt)
     try:
         folder.artifacts.mkdir(parents=True, exist_ok=True)
-        with _log_to(folder.log):
+        with log_to(folder.log):
             return _outcome(spec, context)
     except OSError as error:  # of the log itself
         return _failure(spec, error)
@@ -187,7 +200,7 @@ def _failure(spec: TrialSpec, error: Exception) -> Event:
 
 def describe(error: BaseException) -> str:
     """One line: what Python's last traceback line says; for a task's own input errors the message alone."""
-    if isinstance(error, InputError):
+    if isinstance(error, InputError | MapFailed):
         return str(error)
     if isinstance(error, MemoryError):
         return f"out of memory on the host: the worker's peak was {peak_bytes() / 1e9:.1f} GB"
@@ -201,11 +214,13 @@ class TrialContext:
 
     def __init__(self, spec: TrialSpec, folder: TrialFolder, attempt: Attempt) -> None:
         self.seed, self.data, self.cache = spec.seed, spec.data, spec.cache
-        self.device = "cuda" if spec.gpus and _has_cuda() else "cpu"
+        # The items of a map have GPUs, the trial itself has none then.
+        self.device = "cuda" if spec.gpus and (registry.task(spec.task).maps or _has_cuda()) else "cpu"
         self.last: Mapping[str, float] = {}
         self.step = self._saved = 0
         self._spec, self._folder, self._attempt = spec, folder, attempt
         self._known: set[str] = set()  # metric names that have been checked
+        self._maps = Maps(spec.id, folder.maps, spec.cache, spec.maps, attempt.put, attempt.executor, folder.log)
 
     def report(self, step: int, /, **metrics: float) -> None:
         if step <= self.step:
@@ -249,6 +264,18 @@ class TrialContext:
             self._attempt.put(Saved(self._spec.id, kept.step))  # the attempt before died before it could say so
             raise Paused
         return kept.step, kept.state
+
+    def map(
+        self,
+        function: Callable[[Any], Any],
+        items: Iterable[Any],
+        *,
+        name: str | None = None,
+        keys: Sequence[str] | None = None,
+    ) -> Sequence[Any]:
+        if not registry.task(self._spec.task).maps:
+            raise TypeError(f"task '{self._spec.task}' uses context.map: its Task must say maps=True")
+        return self._maps.run(function, items, name, keys)
 
     def artifact(self, name: str) -> Path:
         root = self._folder.artifacts.resolve()
@@ -345,21 +372,3 @@ def _has_cuda() -> bool:
     import torch
 
     return torch.cuda.is_available()
-
-
-@contextlib.contextmanager
-def _log_to(path: Path) -> Iterator[None]:
-    """Send what the trial prints and logs to its own file."""
-    with path.open("a", buffering=1, encoding="utf-8") as file:
-        handler = logging.StreamHandler(file)
-        handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-        root, level = logging.getLogger(), logging.getLogger().level
-        root.addHandler(handler)
-        root.setLevel(logging.INFO)
-        try:
-            with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
-                yield
-        finally:
-            root.removeHandler(handler)
-            root.setLevel(level)
-            sys.stdout.flush()

@@ -19,11 +19,11 @@ from __future__ import annotations
 import copy
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 __all__ = [
-    "Choice", "Context", "Field", "Goal", "InputError", "IntRange", "LogUniform", "Model", "Params", "Resources",
-    "Row", "Space", "Support", "Task", "Uniform", "Verdict",
+    "Choice", "Context", "Field", "Goal", "Handle", "InputError", "IntRange", "LogUniform", "Model", "Params",
+    "Resources", "Results", "Row", "Space", "Support", "Task", "Uniform", "Verdict",
 ]  # fmt: skip
 
 
@@ -203,6 +203,28 @@ class Resources:
             raise ValueError(f"gpus above 1 must be whole, got {self.gpus}")
 
 
+T = TypeVar("T")
+R = TypeVar("R")
+R_co = TypeVar("R_co", covariant=True)
+
+
+class Handle(Protocol[R_co]):
+    """One result of a `Context.map`, where its worker left it: small to hand on, read where it is needed."""
+
+    def load(self) -> R_co:
+        """The result. Arrays in it are read-only and mapped from the disk: only what is looked at is read."""
+
+
+class Results(Protocol[R_co]):
+    """The results of a `Context.map` in the order of its items; each is read when it is asked for."""
+
+    @property
+    def handles(self) -> Sequence[Handle[R_co]]: ...
+    def __len__(self) -> int: ...
+    def __getitem__(self, index: int, /) -> R_co: ...
+    def __iter__(self) -> Iterator[R_co]: ...
+
+
 class Context(Protocol):
     """What a running task is given besides its parameters."""
 
@@ -232,6 +254,24 @@ class Context(Protocol):
 
         Under population-based training it may be another trial's: parameters that are searched come from ``params``,
         never from the checkpoint.
+        """
+
+    def map(
+        self,
+        function: Callable[[T], R],
+        items: Iterable[T],
+        *,
+        name: str | None = None,
+        keys: Sequence[str] | None = None,
+    ) -> Results[R]:
+        """``function`` of each item: in this process or, under Ray, all over the cluster. For tasks that ``maps``.
+
+        ``function`` is a pure function of its item, defined at a module's top, and so are the results' bits: they do
+        not depend on who computes what. An item may hold handles of an earlier map; ``function`` loads them, so that
+        data goes from worker to worker. A result that is finished is kept for a resume. With ``keys``, one for each
+        item (a digest of all that its result depends on), it is kept in `cache` for every trial of every study.
+        ``name`` tells the maps of one trial apart; it is the function's name unless given. Raises what an item raised,
+        with the item in its message.
         """
 
     def artifact(self, name: str) -> Path:
@@ -291,7 +331,10 @@ class Task:
 
     A metric ``m`` may come with its 95 % interval as ``m_low`` and ``m_high``; leaderboards then show it.
     ``check(params, data)`` looks at the user's data before anything starts and raises `InputError`.
-    ``conclude(rows)`` gives the verdict; it is pure, and its rows come best first.
+    ``conclude(rows)`` gives the verdict; it is pure, and its rows come best first. So is ``figures(rows)``, which draws
+    what only all trials together show. A task that ``maps`` does its work in `Context.map`: an item of that takes
+    ``resources``, the trial itself next to nothing. ``reads_data`` is False where there is no data at all, not even
+    built-in.
     """
 
     name: str
@@ -306,6 +349,9 @@ class Task:
     conclude: Callable[[Sequence[Row]], Verdict] | None = None
     check: Callable[[Any, Path | None], None] = _no_check
     model: Model | None = None
+    figures: Callable[[Sequence[Row]], Mapping[str, Figure]] | None = None
+    maps: bool = False
+    reads_data: bool = True
 
     def __post_init__(self) -> None:
         if self.metric not in self.reports:

@@ -3,7 +3,24 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from pathlib import Path
+
+
+class InMemory(list):
+    """Results of a map, all of them here."""
+
+    @property
+    def handles(self):
+        return [Here(result) for result in self]
+
+
+@dataclass(frozen=True)
+class Here:
+    result: object
+
+    def load(self):
+        return self.result
 
 
 class FakeContext:
@@ -13,6 +30,7 @@ class FakeContext:
         self.reports: list[tuple[int, dict[str, float]]] = []
         self.saved: list[tuple[int, dict]] = []
         self.start: tuple[int, dict] | None = None
+        self.mapped: dict[str, int] = {}
 
     def report(self, step, /, **metrics):
         self.reports.append((step, metrics))
@@ -22,6 +40,12 @@ class FakeContext:
 
     def restore(self):
         return self.start
+
+    def map(self, function, items, *, name=None, keys=None):
+        results = InMemory(function(item) for item in items)
+        assert keys is None or len(set(keys)) == len(results)
+        self.mapped[name or function.__name__] = len(results)
+        return results
 
     def artifact(self, name):
         path = self.folder / "artifacts" / name

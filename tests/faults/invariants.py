@@ -10,7 +10,7 @@ from typing import Any
 
 import mlflow
 
-from orchestrator.events import Mutated, Reported, TrialEnded, TrialStarted
+from orchestrator.events import ItemsDone, MapStarted, Mutated, Reported, TrialEnded, TrialStarted
 from orchestrator.folder import StudyFolder
 from orchestrator.journal import read
 from orchestrator.record import Record
@@ -73,10 +73,11 @@ def history(client: mlflow.MlflowClient, run: Any) -> dict[tuple[str, int], Any]
 
 def expected_metrics(journal_path: Path) -> dict[str, dict[tuple[str, int], Any]]:
     """What the journal says by trial: a step counts the first time it is reported, the final metrics at the last step
-    or, where they differ from what was reported there, one step on."""
+    or, where they differ from what was reported there, one step on; a map's when all its items are done."""
     expected: dict[str, dict[tuple[str, int], Any]] = {}
     top: dict[str, tuple[int, Mapping[str, float]]] = {}
     searched: dict[str, tuple[str, ...]] = {}
+    maps: dict[tuple[str, str], list[Any]] = {}  # items, how many are done, seconds
     for event, _ in read(journal_path):
         id = getattr(event, "trial", "")
         values, (last, said) = expected.setdefault(id, {}), top.get(id, (0, {}))
@@ -90,6 +91,14 @@ def expected_metrics(journal_path: Path) -> dict[str, dict[tuple[str, int], Any]
             for key in searched[id]:
                 if isinstance(event.params.get(key), int | float):
                     values.setdefault((f"pbt/{key}", event.step), _plain(event.params[key]))
+        elif isinstance(event, MapStarted):
+            maps[id, event.map] = [event.items, 0, 0.0]
+        elif isinstance(event, ItemsDone):
+            done = maps[id, event.map]
+            done[1:] = done[1] + event.stop - event.start, done[2] + event.seconds
+            if done[0] == done[1]:
+                values.setdefault((f"map/{event.map}/items", 0), _plain(done[0]))
+                values.setdefault((f"map/{event.map}/seconds", 0), _plain(done[2]))
         elif isinstance(event, TrialEnded):
             for key, value in event.metrics.items():
                 if key not in said or _plain(said[key]) != _plain(value):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import signal
@@ -65,6 +66,15 @@ class Bench:
             assert time.monotonic() < deadline, "what was waited for did not happen"
             time.sleep(0.02)
         return True
+
+    def processes(self) -> list[int]:
+        """All that runs for it: the command, the trials' workers and those of their maps."""
+        mark, found = f"ORCHESTRATOR_RUNS={self.runs.root}\0".encode(), []
+        for entry in Path("/proc").iterdir():
+            with contextlib.suppress(OSError):
+                if entry.name.isdigit() and mark in (entry / "environ").read_bytes():
+                    found.append(int(entry.name))
+        return found
 
     @property
     def tracker(self) -> str:

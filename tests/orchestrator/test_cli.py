@@ -103,3 +103,13 @@ def test_a_study_that_ran_is_shown(command, runs: Runs):
     assert command("report", "shown")[1].strip().endswith("report.html")
     assert "2 trials are in" in command("track", "shown")[1]
     assert "a trial in its last run" in command("plan", str(runs.root / "shown" / "study.yaml"))[1]
+
+
+def test_a_task_that_reads_no_data_neither_takes_any_nor_speaks_of_it(command, tmp_path):
+    code, _, err = command("plan", "angles", f"data={tmp_path}")
+    assert code == 2
+    assert "task 'angles' reads no data" in err
+    code, out, err = command("run", "angles", "search.space={n: {choice: [3]}}", "params.samples=2000")
+    assert code == 0, err
+    assert "built-in" not in out
+    assert "data=" not in out

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from orchestrator.errors import EnvironmentProblem, FolderBusy, JournalDamaged
 from orchestrator.events import (
+    VERSION,
     Cause,
     Mutated,
     Reported,
@@ -130,7 +131,7 @@ def test_a_study_whose_process_died_is_stopped(tmp_path):
 def test_a_newer_format_is_refused_and_named(tmp_path):
     path = tmp_path / "journal.jsonl"
     path.write_bytes(encode(StudyStarted("u", STUDY, 2, version=99)))
-    with pytest.raises(EnvironmentProblem, match="format 99; this version reads up to 2"):
+    with pytest.raises(EnvironmentProblem, match=f"format 99; this version reads up to {VERSION}"):
         load_record(path)
 
 

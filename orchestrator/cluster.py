@@ -1,0 +1,110 @@
+"""The Ray cluster: connecting to it or starting one here, its nodes, and giving others their turn on it."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import math
+import os
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from orchestrator.errors import EnvironmentProblem
+from orchestrator.plan import Node
+from tasks.api import Resources
+
+_SETTINGS = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean what they mean in the user's shell
+    "RAY_AIR_NEW_OUTPUT": "0",
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # the driver's own handler stops the study in order
+    "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a failing trial ends without the metric
+    "TUNE_FORCE_TRIAL_CLEANUP_S": "2",
+    "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",
+    "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
+    "TUNE_WARN_THRESHOLD_S": "1000",
+}
+for _name, _value in _SETTINGS.items():
+    os.environ.setdefault(_name, _value)
+
+import ray  # noqa: E402 - Ray reads the settings above when it is imported
+
+_LOOK_AROUND_SECONDS = 0.2
+_GIVE_WAY_SECONDS = 5.0
+
+
+@contextlib.contextmanager
+def connect() -> Iterator[list[Node]]:
+    """Connect to the cluster of ``RAY_ADDRESS``, or start one on this machine and end it after. Yields its nodes."""
+    address = os.environ.get("RAY_ADDRESS")
+    if address and address not in ("auto", "local"):
+        _check_answers(address)
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    local = {"address": "local", "num_cpus": os.cpu_count(), "include_dashboard": False}
+    try:
+        ray.init(**quiet, **({"address": address} if address else local))
+    except (ConnectionError, RuntimeError, TimeoutError) as error:
+        raise EnvironmentProblem(
+            f"no Ray cluster at {address or 'this machine'}: {error}",
+            "check RAY_ADDRESS, or unset it to run on this machine",
+        ) from error
+    except (KeyboardInterrupt, SystemExit) as error:  # the latter is what Ray makes of SIGTERM
+        ray.shutdown()  # what has been started so far
+        raise KeyboardInterrupt from error
+    logging.getLogger("ray").setLevel(logging.ERROR)
+    try:
+        yield list(nodes().values())
+    finally:
+        ray.shutdown()
+
+
+def _check_answers(address: str) -> None:
+    """Raise `EnvironmentProblem` when nothing listens at ``host:port``: Ray itself would try for minutes."""
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except (OSError, ValueError) as error:
+        raise EnvironmentProblem(
+            f"no Ray cluster answers at RAY_ADDRESS={address}: {error}",
+            "give host:port of a running head (ray start --head prints it), or unset RAY_ADDRESS to run here",
+        ) from error
+
+
+def nodes() -> dict[str, Node]:
+    """The nodes that are alive, by Ray's id."""
+    return {
+        node["NodeID"]: Node(node["NodeName"], node["Resources"].get("CPU", 0), node["Resources"].get("GPU", 0))
+        for node in ray.nodes()
+        if node["Alive"]
+    }
+
+
+def others_hold(node_id: str, need: Resources) -> bool:
+    """Whether some live node other than this one can hold a trial."""
+    return any(node.holds(need) for id, node in nodes().items() if id != node_id)
+
+
+class Sharing:
+    """Lets other studies on the cluster have a turn.
+
+    Tune keeps a worker and its place from trial to trial, so whoever came first would hold the cluster to its end.
+    While somebody else's placement group waits, a place that becomes free is given up, and asked for again behind
+    theirs. A group that does not come to its place even so (it is too large, say) is not waited for twice.
+    """
+
+    def __init__(self) -> None:
+        self._own = ray.get_runtime_context().get_job_id()  # the end of the id of each of our placement groups
+        self._seen: dict[str, float] = {}  # a group of others that waits → when it was first seen
+        self._looked = -math.inf
+
+    def gives_way(self) -> bool:
+        now = time.monotonic()
+        if now - self._looked > _LOOK_AROUND_SECONDS:
+            self._looked = now
+            groups = ray.util.placement_group_table().items()
+            waiting = [id for id, g in groups if g["state"] == "PENDING" and not id.endswith(self._own)]
+            self._seen = {id: self._seen.get(id, now) for id in waiting}
+        return any(now - since < _GIVE_WAY_SECONDS for since in self._seen.values())

@@ -1,0 +1,125 @@
+"""A batch of a map's items, and who computes it: `Executor` is the seam, `InProcess` the one without a cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import pickle
+import socket
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import joblib
+
+from orchestrator import stored
+from orchestrator.logs import log_to
+from tasks.api import InputError
+
+
+@dataclass(frozen=True)
+class Job:
+    """A batch: ``items`` are those from number ``start`` on. ``digest`` is of the function and the items."""
+
+    function: Callable[[Any], Any]
+    items: Sequence[Any]
+    start: int
+    path: Path
+    digest: str
+    log: Path | None = None
+
+    @property
+    def stop(self) -> int:
+        return self.start + len(self.items)
+
+
+def digest_of(function: Callable[[Any], Any], items: Sequence[Any]) -> str:
+    """What tells whether stored results are of these items. Raises TypeError for what cannot go to a worker."""
+    try:
+        return str(joblib.hash((function, items)))  # a pickle's own bytes depend on identities and the order of sets
+    except (pickle.PicklingError, AttributeError, TypeError) as error:
+        raise TypeError(f"a map's function must be defined at a module's top, its items be data: {error}") from error
+
+
+@dataclass(frozen=True)
+class Computed:
+    """``crc`` is the checksum of the file that holds the results; ``seconds`` is what computing them took."""
+
+    crc: int
+    seconds: float
+    node: str
+
+
+@dataclass(frozen=True)
+class Failed:
+    """What an item raised."""
+
+    index: int
+    item: str
+    error: str
+    traceback: str
+    errno: int | None
+    is_input: bool
+
+
+@dataclass(frozen=True)
+class Died:
+    """The worker died, or could not take the job."""
+
+    reason: str
+
+
+class Executor(Protocol):
+    """Who computes the jobs of a map. ``done`` gives what has ended since it was called last, in any order."""
+
+    @property
+    def slots(self) -> int: ...
+    def submit(self, job: Job) -> None: ...
+    def done(self, patience: float) -> list[tuple[Job, Computed | Failed | Died]]: ...
+    def close(self) -> None: ...
+
+
+class InProcess:
+    """Computes jobs here, one at a time."""
+
+    slots = 1
+
+    def __init__(self) -> None:
+        self._jobs: deque[Job] = deque()
+
+    def submit(self, job: Job) -> None:
+        self._jobs.append(job)
+
+    def done(self, patience: float) -> list[tuple[Job, Computed | Failed | Died]]:
+        job = self._jobs.popleft()
+        return [(job, compute(job))]
+
+    def close(self) -> None:
+        self._jobs.clear()
+
+
+def compute(job: Job) -> Computed | Failed:
+    """The job, wherever that is; its results are stored when this returns."""
+    began, results = time.perf_counter(), []
+    with log_to(job.log) if job.log else contextlib.nullcontext():
+        for index, item in enumerate(job.items, job.start):
+            try:
+                results.append(job.function(item))
+            except Exception as error:  # the trial raises it again, where a person sees it
+                return _failed(index, item, error)
+        try:
+            crc = stored.write(job.path, results, job.digest)
+        except Exception as error:  # a full disk, or a result that cannot be pickled
+            return _failed(job.start, job.items[0], error)
+    return Computed(crc, time.perf_counter() - began, socket.gethostname())
+
+
+def _failed(index: int, item: Any, error: Exception) -> Failed:
+    said = str(error) if isinstance(error, InputError) else traceback.format_exception_only(error)[-1].strip()
+    number = error.errno if isinstance(error, OSError) else None
+    shown = repr(item)
+    shown = shown if len(shown) <= 200 else f"{shown[:200]}…"
+    return Failed(index, shown, said, traceback.format_exc(), number, isinstance(error, InputError))
