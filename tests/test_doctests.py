@@ -7,9 +7,19 @@ import importlib
 
 import pytest
 
+ANGLES = ["", ".approximations", ".exact", ".goodness", ".gpu", ".sample", ".shards", ".statistics", ".verdict"]
+
 
 @pytest.mark.parametrize(
-    "module", ["tasks.api", "tasks.dogs", "orchestrator.study", "orchestrator.studyfile", "orchestrator.finalists"]
+    "module",
+    [
+        "tasks.api",
+        "tasks.dogs",
+        *(f"tasks.angles{part}" for part in ANGLES),
+        "orchestrator.study",
+        "orchestrator.studyfile",
+        "orchestrator.finalists",
+    ],
 )
 def test_examples(module):
     failed, attempted = doctest.testmod(importlib.import_module(module))
