@@ -49,10 +49,10 @@ class LiveStudy:
     def start(self, plan: Plan, folder: StudyFolder, record: Record) -> None:
         self._plan, self._folder, self._record, self._began = plan, folder, record, time.monotonic()
         study = plan.study
-        data = {BUILTIN: "on built-in data; ", NO_DATA: ""}.get(study.data_name, f"on {study.data_name}; ")
+        data = {BUILTIN: ", on built-in data", NO_DATA: ""}.get(study.data_name, f", on {study.data_name}")
         console.print(f"[bold]{escape(folder.name)}[/]: {escape(study.question)}", soft_wrap=_SOFT)
         console.print(
-            f"{len(plan.trials)} trials, {plan.concurrent} at once; {escape(data)}"
+            f"{len(plan.trials)} trials, {plan.concurrent} at once{escape(data)}; "
             f"{study.search.algorithm}, scheduler {study.search.scheduler.kind}",
             soft_wrap=_SOFT,
         )
@@ -147,7 +147,7 @@ def _map_progress(trial: TrialRecord) -> str:
         return ""
     name, done = at
     filled = 20 * done.done // done.items if done.items else 20
-    bar = f"[cyan]{'━' * filled}[/][dim]{'━' * (20 - filled)}[/]"
+    bar = f"[cyan]{'━' * filled}[/][dim]{'─' * (20 - filled)}[/]"
     rate = done.computed / max(1e-9, time.time() - done.started)
     pace = f"  {rate:.3g} items/s  {_duration((done.items - done.done) / rate)} left" if rate else ""
     return f"{escape(name)} {bar} {done.done}/{done.items}{pace}"
