@@ -70,6 +70,7 @@ def run_study(study: Study, runs: Runs, display: Display) -> Outcome:
         warm_up(runs, study.to_plain())
         stop.orderly = True  # an exception in the middle of its start can crash Ray
         with cluster.connect() as nodes:
+            stop.listen_again()
             plan = make_plan(study, nodes)
             with Journal(folder.journal) as journal:
                 if journal.record.uid:
@@ -98,6 +99,7 @@ def resume_study(
         warm_up(runs, study.to_plain())
         stop.orderly = True  # an exception in the middle of its start can crash Ray
         with cluster.connect() as nodes:
+            stop.listen_again()
             plan = make_plan(study, nodes)
             start = StudyResumed(study.to_plain(), len(plan.trials))
             return _Session(plan, folder, runs, journal, stop, retry).run(start, display)
@@ -139,9 +141,6 @@ class _Session:
         self._journal, self._record, self._stop = journal, journal.record, stop
 
     def run(self, start: StudyStarted | StudyResumed, display: Display) -> Outcome:
-        self._stop.listen()  # Ray has put its own handler in place
-        if self._stop.is_set():
-            raise KeyboardInterrupt
         try:
             self._journal.append(start)
             self._write_provenance()

@@ -22,6 +22,12 @@ class Stop(threading.Event):
         for number in _SIGNALS:
             signal.signal(number, self._handle)
 
+    def listen_again(self) -> None:
+        """Once Ray has put its own handlers in place. Raises KeyboardInterrupt for a signal that came before."""
+        self.listen()
+        if self.is_set():
+            raise KeyboardInterrupt
+
     def _handle(self, number: int, frame: object) -> None:
         self.set()
         if not self.orderly:
