@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import time
+from contextlib import suppress
 
 import invariants
 import pytest
@@ -41,7 +42,8 @@ def test_a_signal_at_any_moment(number, phase, undisturbed, tmp_path):
     bench.until(lambda: time.monotonic() >= moment, process)
     began = time.monotonic()
     # A terminal sends Ctrl-C to all that runs in it; `kill` and a batch system mean the process alone.
-    os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
+    with suppress(ProcessLookupError):  # it was faster than the undisturbed one
+        os.killpg(process.pid, number) if number == signal.SIGINT else process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert time.monotonic() - began < 10, err
     assert process.returncode in (0, 130, -number), out + err
