@@ -81,7 +81,7 @@ def grow_trees(params: TermParams, context: Context, corpus: Corpus, background:
         Bucket(bucket, buckets, corpus.shards, background.shards, params.min_count, params.max_length)
         for bucket in range(buckets)
     ]
-    parts = (*corpus.keys, "", *background.keys, str(params.min_count), str(params.max_length), str(buckets))
+    parts = ("1", *corpus.keys, "", *background.keys, str(params.min_count), str(params.max_length), str(buckets))
     digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()
     return tuple(context.map(merge, items, name="merge", keys=[f"{digest}-{b}" for b in range(buckets)]).handles)
 

@@ -18,6 +18,7 @@ _COLUMNS = (
 )  # fmt: skip
 _MAPPED = 150  # terms on the map
 _NEAR = 0.2  # cosine of a term that is named as near
+_LABELS = {"baseline": "precision of the post's method", "non_terms": "non-terms among the first k"}
 _FONTS = ("Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei",
           "SimHei", "Microsoft YaHei", "PingFang SC", "Droid Sans Fallback")  # fmt: skip
 
@@ -91,7 +92,7 @@ def _draw_scores(context: Context, listed: Listed, curves: dict[str, np.ndarray]
     ranks = np.arange(1, len(listed) + 1)
     axes.plot(ranks, listed.score, color="C0", label="score")
     for number, (name, values) in enumerate(curves.items(), 1):
-        axes.plot(ranks, values, color=f"C{number}", label=f"{name} of the first k")
+        axes.plot(ranks, values, color=f"C{number}", label=_LABELS.get(name, name))
     axes.set(xscale="log", xlabel="k, rank", ylim=(0, 1.02), title="Score by rank, and how good the first k are")
     axes.grid(alpha=0.3)
     axes.legend()
@@ -104,6 +105,8 @@ def _draw_map(context: Context, listed: Listed) -> None:
     from matplotlib.figure import Figure
 
     vectors = listed.vectors[:_MAPPED].astype(np.float64)
+    fonts = {font.name for font in font_manager.fontManager.ttflist}
+    font = next((name for name in _FONTS if name in fonts), None)
     figure = Figure(figsize=(9, 7), layout="constrained")
     axes = figure.subplots()
     if len(vectors) > 2 and vectors.any():
@@ -113,12 +116,10 @@ def _draw_map(context: Context, listed: Listed) -> None:
         known = listed.known[: len(vectors)]
         axes.scatter(x[known], y[known], s=8, color="C0", label="in jieba's dictionary")
         axes.scatter(x[~known], y[~known], s=8, color="C1", label="new")
-        fonts = {font.name for font in font_manager.fontManager.ttflist}
-        font = next((name for name in _FONTS if name in fonts), None)
         for row in range(len(vectors)):
             label = listed.texts[row] if font else str(row + 1)
             axes.annotate(label, (x[row], y[row]), fontsize=7, fontfamily=font, alpha=0.8)
         axes.legend(loc="best")
-    what = "their terms" if not len(vectors) else "the terms' two main directions of use"
-    axes.set(title=f"Map of the first {len(vectors)} terms: {what}", xticks=[], yticks=[])
+    numbers = "" if font else " (numbers are ranks: no installed font has Chinese)"
+    axes.set(title=f"The first {len(vectors)} terms by their two main directions of use{numbers}", xticks=[], yticks=[])
     context.figure("map", figure)

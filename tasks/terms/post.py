@@ -82,7 +82,7 @@ def words_of(context: Context, corpus: Corpus, background: Corpus, most: int) ->
         if not source.is_text:
             found.append(())
             continue
-        digest = hashlib.sha256("\n".join(source.keys).encode()).hexdigest()
+        digest = hashlib.sha256("\n".join(("1", *source.keys)).encode()).hexdigest()
         counted = source.map(context, pairs, lambda shard: shard, f"post-{name}-pairs", "pairs")
         joined = [Joined(counted, source.handle)]
         held = context.map(strong, joined, name=f"post-{name}-strong", keys=[digest]).handles[0]

@@ -15,6 +15,7 @@ from stores import Stored
 
 from tasks.api import InputError, Row, Support
 from tasks.terms import STEPS, TASK, builtin, check, conclude, dictionary
+from tasks.terms.mine import _buckets
 from tasks.terms.readers import LONG
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -131,6 +132,16 @@ def test_a_file_more_counts_only_that_file(tmp_path, made):
     assert counted(4) == {"corpus-count": 1, "background-count": 0, "merge": 3}
     (folder / "c.txt").write_text("".join(text[:2000]), "utf-8")  # what is counted already, under another name
     assert counted(5)["corpus-count"] == 0
+
+
+def test_less_memory_means_more_buckets(made, session_cache, tmp_path):
+    context = FakeContext(tmp_path, cache=session_cache)
+    run(None, None, None, context, memory_mb=8)
+    assert context.mapped["merge"] == 1
+    by_memory = [_buckets(10**9, max_length, memory) for max_length in (8, 12) for memory in (8, 256, 1 << 20)]
+    assert by_memory == sorted(by_memory[:3], reverse=True) + sorted(by_memory[3:], reverse=True)
+    assert by_memory[0] < by_memory[3]
+    assert by_memory[2] == 64
 
 
 def test_the_same_text_twice_counts_twice(tmp_path, made):
