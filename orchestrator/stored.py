@@ -38,7 +38,7 @@ class StoredResult:
 
 
 def write(path: Path, results: Sequence[Any], digest: str) -> int:
-    """Store results, replacing what was there. Returns the checksum of all but the last line.
+    """Store results, replacing what was there. Returns the checksum of them and of where they are.
 
     ``digest`` is of what they were computed from. Raises OSError, and whatever pickle says of what it cannot take.
     """
@@ -55,6 +55,7 @@ def write(path: Path, results: Sequence[Any], digest: str) -> int:
                 for part in (padding, piece):
                     crc = zlib.crc32(part, crc)
                     file.write(part)
+            crc = zlib.crc32(json.dumps(places).encode(), crc)
             last = json.dumps({"digest": digest, "crc": crc, "places": places}).encode()
             file.write(last + len(last).to_bytes(_LENGTH, "big"))
         os.replace(aside, path)
@@ -69,7 +70,8 @@ def checksum_of(path: Path, digest: str) -> int | None:
     try:
         data = path.read_bytes() if path.stat().st_size < _MAPPED_BYTES else _mapped(path)
         last, end = _last_line(data)
-        whole = last["digest"] == digest and zlib.crc32(memoryview(data)[:end]) == last["crc"]
+        crc = zlib.crc32(json.dumps(last["places"]).encode(), zlib.crc32(memoryview(data)[:end]))
+        whole = last["digest"] == digest and crc == last["crc"] and json.dumps(last).encode() == data[end:-_LENGTH]
     except (OSError, ValueError, KeyError, TypeError):
         return None
     return int(last["crc"]) if whole else None
