@@ -84,8 +84,10 @@ def test_listing_tasks_imports_nothing_heavy():
     """`orchestrator tasks` answers at once: a task imports torch when it runs, not when it is listed."""
     heavy = {"torch", "timm", "torchvision", "matplotlib", "scipy", "mlflow", "ray"}
     for name in (
+        "tasks.angles",
         "tasks.dogs",
         "tasks.dogs.folders",
+        "tasks.terms",
         "tasks.api",
         "orchestrator.cli",
         "orchestrator.study",

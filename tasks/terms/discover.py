@@ -133,18 +133,19 @@ def candidates(item: Cohesion) -> Candidates:
     """The n-grams of a bucket that are used freely and hold together."""
     tree, totals = item.trees[item.bucket].load(), item.totals.load()
     width = len(totals.places) - 1
-    found = []
+    found, heads = [], []
     for n, level in enumerate(tree, 2):
         free = np.flatnonzero(np.minimum(level.left, level.right) >= item.wanted.min_entropy)
         codes = np.zeros((len(free), width), np.uint16)
         codes[:, :n] = spell(tree, n, free)
         columns = (level.count, level.half, level.background, np.zeros(len(level.count)), level.left, level.right)
         found.append(Candidates(codes, np.full(len(free), n, np.uint8), *(np.asarray(c[free]) for c in columns)))
+        heads.append(_head_counts(tree, n, free, codes, totals))
     if not found:
         return _none(width)
     rows = Candidates(*(np.concatenate([getattr(f, name) for f in found]) for name in _NAMES))
-    heads, tails = _head_counts(rows, tree, totals), _tail_counts(rows, item, totals)
-    pmi = cohesion_of(rows.codes, rows.count, heads, tails, totals.places, rows.length)
+    tails = _tail_counts(rows, item, totals)
+    pmi = cohesion_of(rows.codes, rows.count, np.concatenate(heads), tails, totals.places, rows.length)
     rows.pmi[:] = pmi
     return rows.take(np.flatnonzero(pmi >= item.wanted.min_pmi))
 
@@ -211,14 +212,13 @@ def _slice(shard: Windows, item: Bucket) -> slice:
     return slice(*np.searchsorted(shard.words[0], np.array([low, high], U)).tolist())
 
 
-def _head_counts(rows: Candidates, tree: list[Level], totals: Totals) -> np.ndarray:
-    """Counts of all beginnings: they are the nodes above, in the same tree."""
-    heads = np.zeros((len(rows), rows.codes.shape[1] - 1), np.int64)
-    heads[:, 0] = totals.singles[rows.codes[:, 0]]
-    for n in range(2, heads.shape[1] + 1):
-        longer = np.flatnonzero(rows.length > n)
-        if len(longer):
-            heads[longer, n - 1] = tree[n - 2].count[find(tree, rows.codes[longer, :n])]
+def _head_counts(tree: list[Level], n: int, nodes: np.ndarray, codes: np.ndarray, totals: Totals) -> np.ndarray:
+    """Counts of all beginnings of n-grams, (nodes, longest - 1): they are the nodes above, in the same tree."""
+    heads = np.zeros((len(nodes), codes.shape[1] - 1), np.int64)
+    heads[:, 0] = totals.singles[codes[:, 0]]
+    for length in range(n - 1, 1, -1):
+        nodes = (tree[length - 1].key[nodes] >> U(alphabet.BITS)).astype(np.int64)
+        heads[:, length - 1] = tree[length - 2].count[nodes]
     return heads
 
 

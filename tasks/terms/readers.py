@@ -23,7 +23,6 @@ from typing import IO
 import numpy as np
 
 from tasks.api import InputError
-from tasks.terms.alphabet import encode
 
 __all__ = ["LONG", "Found", "Packed", "Scanned", "Shard", "find_files", "read", "scan"]
 
@@ -163,27 +162,18 @@ def _open(path: Path) -> IO[bytes] | gzip.GzipFile:
 
 
 def _detect(path: Path, named: Path) -> str:
-    """``utf-8`` or ``gb18030``: whichever fewer lines of the file's beginning fail to decode as."""
+    """``utf-8`` or ``gb18030``: whichever the file's beginning has fewer wrong places as."""
     with path.open("rb") as file:
         sample = file.read(_SAMPLE)
     if sample.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise InputError(f"{named} is UTF-16: convert it (iconv -f UTF-16 -t UTF-8)")
     if b"\0" in sample:
         raise InputError(f"{named} is not text: its first megabyte has zero bytes")
-    whole = {encoding: text for encoding in ("utf-8", "gb18030") if (text := _decoded(sample, encoding)) is not None}
-    if whole:
-        # A few bytes may be text in both: then it is what has Chinese in it. The first wins a draw.
-        return max(whole, key=lambda encoding: encode(whole[encoding]).any())
-    lines = sample.split(b"\n")
-    wrong = {encoding: sum(not _decodes(line, encoding) for line in lines) for encoding in ("utf-8", "gb18030")}
-    return min(wrong, key=lambda encoding: wrong[encoding])
-
-
-def _decoded(sample: bytes, encoding: str) -> str | None:
-    try:
-        return codecs.getincrementaldecoder(encoding)().decode(sample)  # it may end within a character
-    except UnicodeDecodeError:
-        return None
+    wrong = {}
+    for encoding in ("utf-8", "gb18030"):
+        decoder = codecs.getincrementaldecoder(encoding)("replace")
+        wrong[encoding] = decoder.decode(sample, final=len(sample) < _SAMPLE).count("\ufffd")
+    return min(wrong, key=lambda encoding: wrong[encoding])  # the first of equals: what is valid UTF-8 is hardly else
 
 
 def _decodes(line: bytes, encoding: str) -> bool:

@@ -3,7 +3,8 @@
     python tests/benchmarks/terms.py [--quick]
 
 Discovery: each tool alone, a whole process from its start to its list on the disk, on the same 5 MB of papers (electric
-power, then others), each with its defaults, the tools in turn, three rounds (one with ``--quick``; the median counts).
+power, then others), each with its defaults, the tools in turn, three rounds (one with ``--quick``); a tool's best time
+counts, since others may use the machine too.
 A list is judged in its own order, words of one character left out; recall is of the gold terms that occur at least five
 times, and is compared at the length of the peer's list. Peers are installed from PyPI into an environment of their own,
 once, below the system's folder for temporary files. The law corpus and the quality of terms go through ``orchestrator
@@ -15,7 +16,6 @@ from __future__ import annotations
 import gzip
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -171,9 +171,9 @@ def beside_peers(scratch: Path, rounds: int) -> list[Bar]:
             f"recall {recall[name]:.3f}{lead}",
             flush=True,
         )
-    fastest = min(statistics.median(seconds[tool]) for tool in tools)
+    fastest = min(min(seconds[tool]) for tool in tools)
     return [
-        Bar("discovery of 5 MB over the fastest peer", statistics.median(seconds["ours"]) / fastest, "×", 0.2),
+        Bar("discovery of 5 MB over the fastest peer", min(seconds["ours"]) / fastest, "×", 0.2),
         Bar("its peak memory", memory["ours"], "MB", 400),
         Bar("its P@1000 less the best peer's", precision["ours"] - max(precision[t] for t in tools), "", 0, False),
         Bar("its least lead in recall at equal length", min(at_length[t] - recall[t] for t in tools), "", 0, False),
@@ -194,13 +194,13 @@ def growth(scratch: Path, rounds: int) -> list[Bar]:
     return [Bar("cost of a byte, 57 MB over 5 MB", costs[large] / costs[small], "×", 1.2)]
 
 
-def study(root: Path, name: str, data: str, **params: str) -> tuple[dict[str, float], float, float]:
-    """Metrics, seconds and megabytes of a study of one trial with the defaults."""
+def study(root: Path, name: str, data: str, **params: str) -> tuple[dict[str, float], float, float, float]:
+    """Of a study of one trial with the defaults: metrics, seconds to the candidates and to the end, megabytes."""
     paths = {key: str(DATA / file) for key, file in params.items()}
     bench = Bench(
         root / name, name, task="terms", data=str(DATA / data), params=paths, search={"trials": 1, "space": {}}
     )
-    began, most = time.perf_counter(), 0.0
+    began, most = time.time(), 0.0
     process = bench.start()
     while process.poll() is None:
         most = max(most, sum(map(held, bench.processes())))
@@ -208,7 +208,9 @@ def study(root: Path, name: str, data: str, **params: str) -> tuple[dict[str, fl
     out, err = process.communicate()
     assert process.returncode == 0, out + err
     (trial,) = bench.record.trials.values()
-    return dict(trial.final), time.perf_counter() - began, most
+    discovered = trial.maps["gather"].ended
+    assert discovered is not None
+    return dict(trial.final), discovered - began, time.time() - began, most
 
 
 def held(pid: int) -> float:
@@ -228,15 +230,19 @@ def main() -> None:
         scratch = Path(folder)
         bars = beside_peers(scratch, rounds) + growth(scratch, rounds)
         science = "background_science.txt.gz"
-        power, seconds, megabytes = study(
+        power, _, seconds, megabytes = study(
             scratch, "power", "domain_power.txt",
             background=science, gold="gold_power_wide.txt", non_terms="neg_power.txt",
         )  # fmt: skip
         print(f"power: {seconds:.1f} s, {megabytes:.0f} MB, {json.dumps(power, ensure_ascii=False)}", flush=True)
-        law, law_seconds, law_megabytes = study(
+        law, discovered, seconds, megabytes = study(
             scratch, "law", "domain_law.txt.gz", background=science, gold="gold_law.txt"
         )
-        print(f"law: {law_seconds:.1f} s, {law_megabytes:.0f} MB, {json.dumps(law, ensure_ascii=False)}", flush=True)
+        print(
+            f"law: {discovered:.1f} s to the candidates, {seconds:.1f} s, {megabytes:.0f} MB, "
+            f"{json.dumps(law, ensure_ascii=False)}",
+            flush=True,
+        )
     state(
         "terms",
         [
@@ -245,8 +251,8 @@ def main() -> None:
             Bar("power: P@1000", power["precision/at_1000"], "", 0.62, at_most=False),
             Bar("power: recall at 20,000", power["recall/at_20000"], "", 0.60, at_most=False),
             Bar("power: non-terms in the first 1,000", 100 * power["non_terms/at_1000"], "%", 1),
-            Bar("law, 57 MB, and 42 MB of background, on two cores", law_seconds, "s", 60),
-            Bar("its memory, Ray's too", law_megabytes, "MB", 1500),
+            Bar("discovery in 57 MB of laws beside 42 MB of background, on two cores", discovered, "s", 60),
+            Bar("memory of the whole run, Ray's too", megabytes, "MB", 1500),
         ],
     )
 
