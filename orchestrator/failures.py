@@ -39,8 +39,10 @@ def _ray_memory(trace: str, peak: int, pid: int | None) -> str:
         re.findall(rf"^\s*{pid}\s+([\d.]+)|pid={pid}, actual memory used=([\d.]+)", trace, re.MULTILINE) if pid else []
     )
     held = max([peak / 1e9, *(_from_gib(table or sentence) for table, sentence in own)])
-    used = f" of a node with {_from_gib(node[1]):.1f} of {_from_gib(node[2]):.1f} GB in use" if node else ""
-    return f"the worker's peak was {held:.1f} GB{used}"
+    used = f"a node with {_from_gib(node[1]):.1f} of {_from_gib(node[2]):.1f} GB in use" if node else ""
+    if not held:
+        return used or "its node ran low"
+    return f"the worker's peak was {held:.1f} GB" + (f" of {used}" if used else "")
 
 
 def _from_gib(number: str) -> float:

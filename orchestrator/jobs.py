@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import pickle
 import socket
 import time
@@ -16,7 +15,6 @@ from typing import Any, Protocol
 import joblib
 
 from orchestrator import stored
-from orchestrator.logs import log_to
 from tasks.api import InputError
 
 
@@ -29,7 +27,6 @@ class Job:
     start: int
     path: Path
     digest: str
-    log: Path | None = None
 
     @property
     def stop(self) -> int:
@@ -95,7 +92,7 @@ class InProcess:
 
     def done(self, patience: float) -> list[tuple[Job, Computed | Failed | Died]]:
         job = self._jobs.popleft()
-        return [(job, compute(job))]
+        return [(job, compute(job))]  # the trial's log is open here already
 
     def close(self) -> None:
         self._jobs.clear()
@@ -104,16 +101,15 @@ class InProcess:
 def compute(job: Job) -> Computed | Failed:
     """The job, wherever that is; its results are stored when this returns."""
     began, results = time.perf_counter(), []
-    with log_to(job.log) if job.log else contextlib.nullcontext():
-        for index, item in enumerate(job.items, job.start):
-            try:
-                results.append(job.function(item))
-            except Exception as error:  # the trial raises it again, where a person sees it
-                return _failed(index, item, error)
+    for index, item in enumerate(job.items, job.start):
         try:
-            crc = stored.write(job.path, results, job.digest)
-        except Exception as error:  # a full disk, or a result that cannot be pickled
-            return _failed(job.start, job.items[0], error)
+            results.append(job.function(item))
+        except Exception as error:  # the trial raises it again, where a person sees it
+            return _failed(index, item, error)
+    try:
+        crc = stored.write(job.path, results, job.digest)
+    except Exception as error:  # a full disk, or a result that cannot be pickled
+        return _failed(job.start, job.items[0], error)
     return Computed(crc, time.perf_counter() - began, socket.gethostname())
 
 

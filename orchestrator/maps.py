@@ -56,10 +56,9 @@ class Maps:
         journaled: Mapping[str, MapRecord],
         put: Callable[[Event], None],
         executor: Executor,
-        log: Path,
     ) -> None:
         self._trial, self._folder, self._cache, self._journaled = trial, folder, cache, journaled
-        self._put, self._executor, self._log = put, executor, log
+        self._put, self._executor = put, executor
         self._names: set[str] = set()
 
     def run(
@@ -70,7 +69,7 @@ class Maps:
         self._check_name(name)
         one = _Map(self._trial, name, function, list(items), keys, self._place_of(name, keys))
         with _locked(self._cache / "maps" / name / ".lock") if keys is not None else contextlib.nullcontext():
-            return StoredResults(one.run(self._journaled.get(name), self._put, self._executor, self._log))
+            return StoredResults(one.run(self._journaled.get(name), self._put, self._executor))
 
     def _place_of(self, name: str, keys: Sequence[str] | None) -> Callable[[int, int], Path]:
         if keys is None:
@@ -103,9 +102,7 @@ class _Map:
             if not _NAME.fullmatch(key):
                 raise ValueError(f"{key!r} cannot be a key of map '{self.name}': letters, digits, '_', '-', '.' can")
 
-    def run(
-        self, journaled: MapRecord | None, put: Callable[[Event], None], executor: Executor, log: Path
-    ) -> list[Place]:
+    def run(self, journaled: MapRecord | None, put: Callable[[Event], None], executor: Executor) -> list[Place]:
         """Compute what is not there yet; the places of all results."""
         places = self._kept(journaled, put)
         batches = _Batches(_rest(places, len(self.items)), 1 if self.keys else _MOST_ITEMS)
@@ -114,7 +111,7 @@ class _Map:
         try:
             while True:
                 while flying < _AHEAD * executor.slots and (batch := batches.next(executor.slots)):
-                    executor.submit(self._job(batch, log))
+                    executor.submit(self._job(batch))
                     flying += 1
                 if not flying:
                     return places
@@ -148,10 +145,9 @@ class _Map:
             put(self._done(start, stop, 0.0, None))
         return places
 
-    def _job(self, batch: range, log: Path) -> Job:
+    def _job(self, batch: range) -> Job:
         start, stop = batch.start, batch.stop
-        path, digest = self.path_of(start, stop), self._digest(start, stop)
-        return Job(self.function, self.items[start:stop], start, path, digest, log)
+        return Job(self.function, self.items[start:stop], start, self.path_of(start, stop), self._digest(start, stop))
 
     def _digest(self, start: int, stop: int) -> str:
         return self.keys[start] if self.keys is not None else digest_of(self.function, self.items[start:stop])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import pickle
 import time
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -16,19 +17,20 @@ from ray.exceptions import RayError, RayTaskError
 from orchestrator import failures, registry  # noqa: F401 - the registry knows where tasks are
 from orchestrator.cluster import Sharing, nodes
 from orchestrator.jobs import Computed, Died, Failed, Job, compute
+from orchestrator.logs import log_to
 from tasks.api import Resources
 
 _COUNT_SECONDS = 5.0  # how long the number of nodes is taken to be what it was
 
 
 class Pool:
-    """Ray remote tasks, each of which holds ``need`` while it computes a job.
+    """Ray remote tasks, each of which holds ``need`` while it computes a job and prints to ``log``.
 
     What dies is reported, not tried again here: which item it was, and how often, is for the map to know.
     """
 
-    def __init__(self, need: Resources) -> None:
-        self._need = need
+    def __init__(self, need: Resources, log: Path) -> None:
+        self._need, self._log = need, log
         self._task = ray.remote(num_cpus=need.cpus, num_gpus=need.gpus, max_retries=0, scheduling_strategy="SPREAD")(
             _compute
         )
@@ -71,13 +73,14 @@ class Pool:
         """While trials of others wait for a place, what runs here runs out and leaves them one."""
         if self._held and not self._sharing.gives_way():
             for job in self._held:
-                self._jobs[self._task.remote(pickle.dumps(job))] = job
+                self._jobs[self._task.remote(pickle.dumps(job), self._log)] = job
             self._held.clear()
 
 
-def _compute(job: bytes) -> Computed | Failed:
+def _compute(job: bytes, log: Path) -> Computed | Failed:
     """In a worker. Unpickled here, where this module has made the tasks of ``ORCHESTRATOR_TASKS`` known."""
-    return compute(pickle.loads(job))  # noqa: S301 - from the trial
+    with log_to(log):
+        return compute(pickle.loads(job))  # noqa: S301 - from the trial
 
 
 def _outcome(ref: Any) -> Computed | Failed | Died:
@@ -87,4 +90,4 @@ def _outcome(ref: Any) -> Computed | Failed | Died:
     except RayTaskError as error:  # not from the function: `compute` catches that
         return Died(f"its worker cannot take it: {failures.essence(str(error))}")
     except RayError as error:
-        return Died(f"its worker died: {str(error).strip().splitlines()[0]}")
+        return Died(failures.reason_of(str(error), 0, None))

@@ -97,6 +97,7 @@ class TrialRecord:
     curve: Curve = field(default_factory=Curve)
     mutations: list[Mutated] = field(default_factory=list)
     maps: dict[str, MapRecord] = field(default_factory=dict)
+    mapped: float = 0.0  # seconds that workers took for items of its maps, all attempts together
     heard: float = 0.0  # when something last came from it
     _began: float = 0.0
 
@@ -182,7 +183,7 @@ class Record:
             case ItemsDone():
                 trial = self.trials[event.trial]
                 trial.maps[event.map].add(event)
-                trial.heard = event.at
+                trial.mapped, trial.heard = trial.mapped + event.seconds, event.at
             case Mutated():
                 self.trials[event.trial].mutations.append(event)
             case TrialInterrupted():
@@ -231,9 +232,11 @@ class Record:
         return self.seconds + (max(0.0, now - self._session_began) if self.state is State.RUNNING else 0.0)
 
     def gpu_seconds_at(self, now: float, gpus: float) -> float:
-        """GPU time of all attempts up to ``now``."""
-        busy = sum(t.seconds for t in self.trials.values())
-        busy += sum(max(0.0, now - t._began) for t in self.trials.values() if t.state is State.RUNNING)
+        """GPU time of all attempts up to ``now``; of a trial that maps, its items hold the GPUs and it holds none."""
+        busy = 0.0
+        for trial in self.trials.values():
+            running = max(0.0, now - trial._began) if trial.state is State.RUNNING else 0.0
+            busy += trial.mapped if trial.maps else trial.seconds + running
         return busy * gpus
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator import registry
 from orchestrator.cluster import Sharing, others_hold  # before Ray: it settles how Ray behaves
+from orchestrator.folder import TrialFolder
 from orchestrator.pool import Pool
 from orchestrator.worker import Attempt, TrialSpec, peak_bytes
 from tasks.api import Resources
@@ -94,7 +95,8 @@ class _Trainable(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         spec: TrialSpec = config["spec"]
-        self._attempt = Attempt(spec, ray.get_runtime_context().get_node_id(), Pool(Resources(spec.cpus, spec.gpus)))
+        pool = Pool(Resources(spec.cpus, spec.gpus), TrialFolder(spec.folder).log)
+        self._attempt = Attempt(spec, ray.get_runtime_context().get_node_id(), pool)
 
     def step(self) -> dict[str, Any]:
         assert self._attempt is not None

@@ -220,7 +220,7 @@ class TrialContext:
         self.step = self._saved = 0
         self._spec, self._folder, self._attempt = spec, folder, attempt
         self._known: set[str] = set()  # metric names that have been checked
-        self._maps = Maps(spec.id, folder.maps, spec.cache, spec.maps, attempt.put, attempt.executor, folder.log)
+        self._maps = Maps(spec.id, folder.maps, spec.cache, spec.maps, attempt.put, attempt.executor)
 
     def report(self, step: int, /, **metrics: float) -> None:
         if step <= self.step:

@@ -23,9 +23,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Choice", "Context", "Field", "Goal", "Handle", "InputError", "IntRange", "LogUniform", "Model", "Params",
-    "Resources", "Results", "Row", "Space", "Support", "Task", "Uniform", "Verdict",
+    "Resources", "Results", "Row", "Space", "Support", "Task", "Uniform", "UserPath", "Verdict",
 ]  # fmt: skip
 
 
@@ -45,6 +45,14 @@ class Params(BaseModel):
     """Base of a task's parameters: frozen, typed, bounded, each field documented by the string below it."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True, allow_inf_nan=False)
+
+
+def _absolute(path: str) -> str:
+    return str(Path(path).expanduser().absolute()) if path else ""
+
+
+UserPath = Annotated[str, AfterValidator(_absolute)]
+"""A parameter that is a path, or empty. Absolute once it is read: a resume may begin in another folder."""
 
 
 class Goal(StrEnum):

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import doctest
-import importlib
+import importlib.util
+import pkgutil
+from pathlib import Path
 
 import pytest
 
-ANGLES = ["", ".approximations", ".exact", ".goodness", ".gpu", ".sample", ".shards", ".statistics", ".verdict"]
+import tasks.angles
+import tasks.terms
+
+
+def modules_of(package) -> list[str]:
+    """A package and its modules that have an example."""
+    found = [package.__name__, *(f"{package.__name__}.{m.name}" for m in pkgutil.iter_modules(package.__path__))]
+    return [name for name in found if ">>>" in Path(importlib.util.find_spec(name).origin).read_text()]
 
 
 @pytest.mark.parametrize(
@@ -15,7 +24,8 @@ ANGLES = ["", ".approximations", ".exact", ".goodness", ".gpu", ".sample", ".sha
     [
         "tasks.api",
         "tasks.dogs",
-        *(f"tasks.angles{part}" for part in ANGLES),
+        *modules_of(tasks.angles),
+        *modules_of(tasks.terms),
         "orchestrator.study",
         "orchestrator.studyfile",
         "orchestrator.finalists",

@@ -27,6 +27,7 @@ from tasks.api import (
     Support,
     Task,
     Uniform,
+    UserPath,
     Verdict,
 )  # fmt: skip
 
@@ -35,11 +36,11 @@ STEPS = (50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000)
 
 
 class TermParams(Params):
-    background: str = ""
+    background: UserPath = ""
     """A corpus of general text or of other fields, to contrast with: file or folder. None: jieba's dictionary."""
-    gold: str = ""
+    gold: UserPath = ""
     """A list of true terms, one a line, to measure the result by. Nothing is learned from it."""
-    non_terms: str = ""
+    non_terms: UserPath = ""
     """A list of strings that are no terms, to measure the result by."""
     text_field: str = "text"
     """In ``.jsonl`` files, the field that holds the text."""
@@ -100,10 +101,10 @@ def check(params: TermParams, data: Path | None) -> None:
     if data is not None:
         find_files(data)
     if params.background:
-        find_files(Path(params.background).expanduser())
+        find_files(Path(params.background))
     for option in ("gold", "non_terms"):
         if path := getattr(params, option):
-            read_list(Path(path).expanduser(), params.letters, f"params.{option}")
+            read_list(Path(path), params.letters, f"params.{option}")
     if not params.weight_contrast + params.weight_composition + params.weight_form:
         raise InputError(
             "params.weight_contrast, weight_composition and weight_form are all 0: nothing ranks the terms"

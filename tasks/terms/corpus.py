@@ -63,7 +63,7 @@ def sources_of(params: TermParams, context: Context) -> Sources:
     """The paths that a run reads, those of the built-in field where none are given."""
 
     def given(path: str) -> Path | None:
-        return Path(path).expanduser() if path else None
+        return Path(path) if path else None
 
     if context.data is not None:
         return Sources(context.data, given(params.background), given(params.gold), given(params.non_terms))

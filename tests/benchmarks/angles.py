@@ -109,12 +109,7 @@ def billion(n: int) -> list[Bar]:
         params = {"samples": BILLION, "shard": 10_000_000}
         search = {"algorithm": "grid", "space": {"n": {"choice": [n]}}}
         bench = Bench(Path(scratch), "angles", task="angles", params=params, search=search)
-        process, peak = bench.start(), 0.0
-        while process.poll() is None:
-            peak = max([peak, *(most_held(pid) for pid in bench.processes())])
-            time.sleep(0.2)
-        out, err = process.communicate()
-        assert process.returncode == 0, out + err
+        peak = bench.watched("VmHWM")
         (trial,) = bench.record.trials.values()
     drawn, p_values = trial.maps["measure"], {k: v for k, v in trial.final.items() if k.endswith("p_value")}
     seconds = drawn.ended - drawn.started
@@ -125,15 +120,6 @@ def billion(n: int) -> list[Bar]:
         Bar(f"least of {len(p_values)} p-values times their number, n={n}", min(p_values.values()) * len(p_values), "",
             0.01, at_most=False),
     ]  # fmt: skip
-
-
-def most_held(pid: int) -> float:
-    """The most megabytes that a process has had in memory; 0 when it has gone."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return 0.0
-    return int(status.partition("VmHWM:")[2].split()[0]) * 1024 / 1e6 if "VmHWM:" in status else 0.0
 
 
 def main() -> None:

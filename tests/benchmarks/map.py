@@ -34,23 +34,11 @@ CORES = 2
 def run(root: Path, name: str, watch: bool = False, **params: object) -> tuple[MapRecord, float]:
     """The first map of a study of one trial, and the most megabytes that a process of it held, if that is watched."""
     bench = Bench(root, name, task="many", search={"algorithm": "random", "trials": 1}, params=params)
-    process, most = bench.start(), 0.0
-    while watch and process.poll() is None:  # looking costs processor time
-        most = max([most, *(held(pid) for pid in bench.processes())])
-        time.sleep(0.5)
-    out, err = process.communicate()
-    assert process.returncode == 0, out + err
+    most = bench.watched("RssAnon") if watch else 0.0
+    if not watch:
+        bench.finish()  # looking costs processor time
     (trial,) = bench.record.trials.values()
     return trial.maps["draw"], most
-
-
-def held(pid: int) -> float:
-    """Megabytes of a process's anonymous memory; 0 when it has gone."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return 0.0
-    return int(status.partition("RssAnon:")[2].split()[0]) * 1024 / 1e6 if "RssAnon:" in status else 0.0
 
 
 def alone(root: Path, items: int, burn: float) -> float:

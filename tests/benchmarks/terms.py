@@ -200,26 +200,12 @@ def study(root: Path, name: str, data: str, **params: str) -> tuple[dict[str, fl
     bench = Bench(
         root / name, name, task="terms", data=str(DATA / data), params=paths, search={"trials": 1, "space": {}}
     )
-    began, most = time.time(), 0.0
-    process = bench.start()
-    while process.poll() is None:
-        most = max(most, sum(map(held, bench.processes())))
-        time.sleep(0.3)
-    out, err = process.communicate()
-    assert process.returncode == 0, out + err
+    began = time.time()
+    most = bench.watched("RssAnon", together=True)
     (trial,) = bench.record.trials.values()
     discovered = trial.maps["gather"].ended
     assert discovered is not None
     return dict(trial.final), discovered - began, time.time() - began, most
-
-
-def held(pid: int) -> float:
-    """Megabytes of a process's anonymous memory; 0 when it has gone."""
-    try:
-        status = Path(f"/proc/{pid}/status").read_text()
-    except OSError:
-        return 0.0
-    return int(status.partition("RssAnon:")[2].split()[0]) * 1024 / 1e6 if "RssAnon:" in status else 0.0
 
 
 def main() -> None:

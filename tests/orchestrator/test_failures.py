@@ -35,6 +35,10 @@ def test_of_a_worker_that_the_monitor_does_not_list_its_own_peak_is_told():
     assert "the worker's peak was 3.0 GB of a node" in reason_of(MONITOR, peak=3 * 10**9, pid=99)
 
 
+def test_of_an_item_of_a_map_nobody_knows_the_peak():
+    assert reason_of(MONITOR, peak=0, pid=None) == "out of memory on the host: a node with 30.1 of 34.4 GB in use"
+
+
 def test_a_kill_without_a_word_is_not_called_out_of_memory():
     reason = reason_of(KERNEL, peak=2 * 10**9, pid=1)
     assert reason.startswith("its worker was killed, which held 2.0 GB when last heard of")

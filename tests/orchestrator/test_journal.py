@@ -10,6 +10,8 @@ from orchestrator.errors import EnvironmentProblem, FolderBusy, JournalDamaged
 from orchestrator.events import (
     VERSION,
     Cause,
+    ItemsDone,
+    MapStarted,
     Mutated,
     Reported,
     Saved,
@@ -163,3 +165,18 @@ def test_time_is_counted_by_session_and_by_attempt():
     )
     assert record.seconds_at(1000.0) == 5 + 15
     assert record.gpu_seconds_at(1000.0, 0.5) == 0.5 * (2 + 10)
+
+
+def test_of_a_trial_that_maps_its_items_hold_the_gpus():
+    record = replay(
+        [
+            StudyStarted("u", STUDY, 1, at=0.0),
+            TrialStarted("t0000", 7, {}, (), at=1.0),
+            MapStarted("t0000", "draw", 3, at=2.0),
+            ItemsDone("t0000", "draw", 0, 2, 30.0, "host", at=20.0),
+            MapStarted("t0000", "draw", 3, at=21.0),  # what was stored was lost: it took its time all the same
+            ItemsDone("t0000", "draw", 0, 3, 40.0, "host", at=60.0),
+        ]
+    )
+    assert record.gpu_seconds_at(1000.0, 0.5) == 0.5 * (30 + 40)
+    assert record.trials["t0000"].maps["draw"].seconds == 40

@@ -48,7 +48,6 @@ def maps(tmp_path):
         events = []
         one = Maps(
             "t0000", tmp_path / "maps", tmp_path / "cache", journaled or {}, events.append, executor or InProcess(),
-            tmp_path / "log.txt",
         )  # fmt: skip
         return one, events
 
@@ -271,11 +270,6 @@ def test_names(maps):
     for name in ("../x", "a b", ".x"):
         with pytest.raises(ValueError, match="cannot name a map"):
             one.run(square, range(3), name, None)
-
-
-def test_what_an_item_prints_is_in_the_log(maps, tmp_path):
-    maps()[0].run(print, ["hello"], "hello", None)
-    assert (tmp_path / "log.txt").read_text() == "hello\n"
 
 
 def test_a_task_that_does_not_say_that_it_maps(tmp_path, monkeypatch):

@@ -44,7 +44,7 @@ def test_the_same_bits_on_remote_tasks(tmp_path, in_process, mood):
     assert finals(outcome.record) == in_process
     assert {t.attempt for t in outcome.record.trials.values()} == {1}
     log = outcome.folder.trial("t0000").log.read_text()
-    assert all(f"piece {index}\n" in log for index in range(12))
+    assert all(f"piece {index}\n" in log for index in range(12)), "items print in other processes"
     assert left_behind(outcome.folder.root) == []
 
 
@@ -103,7 +103,7 @@ def wait(pool: Pool, jobs: int) -> list:
 
 
 def test_jobs_run_side_by_side_elsewhere(cluster, tmp_path):
-    pool = Pool(Resources(cpus=1))
+    pool = Pool(Resources(cpus=1), tmp_path / "log.txt")
     assert pool.slots == sum(int(node.cpus) for node in cluster)
     jobs = [Job(process_of, [i], i, tmp_path / str(i), "") for i in range(6)]
     for job in jobs:
@@ -120,7 +120,7 @@ def test_jobs_run_side_by_side_elsewhere(cluster, tmp_path):
 
 
 def test_a_failure_comes_back_as_one(cluster, tmp_path):
-    pool = Pool(Resources())
+    pool = Pool(Resources(), tmp_path / "log.txt")
     pool.submit(Job(int, ["x"], 3, tmp_path / "x", ""))
     (_, outcome), *_ = wait(pool, 1)
     assert isinstance(outcome, Failed)
@@ -129,7 +129,7 @@ def test_a_failure_comes_back_as_one(cluster, tmp_path):
 
 
 def test_what_is_closed_ends(cluster, tmp_path):
-    pool = Pool(Resources())
+    pool = Pool(Resources(), tmp_path / "log.txt")
     for i in range(4):
         pool.submit(Job(endless, [i], i, tmp_path / str(i), ""))
     pool.close()
