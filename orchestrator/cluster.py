@@ -8,8 +8,8 @@ import math
 import os
 import socket
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 from orchestrator.errors import EnvironmentProblem
 from orchestrator.plan import Node
@@ -31,7 +31,10 @@ for _name, _value in _SETTINGS.items():
     os.environ.setdefault(_name, _value)
 
 import ray  # noqa: E402 - Ray reads the settings above when it is imported
+from ray.exceptions import RayError, RayTaskError  # noqa: E402
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
 
+T = TypeVar("T")
 _LOOK_AROUND_SECONDS = 0.2
 _GIVE_WAY_SECONDS = 5.0
 
@@ -80,6 +83,32 @@ def nodes() -> dict[str, Node]:
         for node in ray.nodes()
         if node["Alive"]
     }
+
+
+def on_every_node(function: Callable[..., T], *words: Any, patience: float = 30.0) -> list[tuple[Node, T | None]]:
+    """Call a function of this package on each live node at once, whatever else runs there.
+
+    None stands for a node that did not answer within ``patience`` seconds, or died meanwhile. What the function raises
+    is raised here.
+    """
+    alive = nodes()
+    remote = ray.remote(num_cpus=0, max_retries=0)(function)
+    asked = {
+        remote.options(scheduling_strategy=NodeAffinitySchedulingStrategy(id, soft=False)).remote(*words): id
+        for id in alive
+    }
+    answered, late = ray.wait(list(asked), num_returns=len(asked), timeout=patience)
+    said: dict[str, T | None] = {}
+    for ref in answered:
+        try:
+            said[asked[ref]] = ray.get(ref)
+        except RayTaskError as error:
+            raise error.as_instanceof_cause() from None
+        except RayError:
+            said[asked[ref]] = None
+    for ref in late:
+        ray.cancel(ref, force=True)
+    return [(node, said.get(id)) for id, node in alive.items()]
 
 
 def others_hold(node_id: str, need: Resources) -> bool:

@@ -28,7 +28,7 @@ _Loader.add_implicit_resolver(
 )
 
 
-def load(path: Path) -> tuple[dict[str, Any], Lines]:
+def load(path: Path, what: str = "a study", start: str = "task: NAME") -> tuple[dict[str, Any], Lines]:
     """Read a YAML mapping and the line (from 1) of each of its keys, by path of keys.
 
     Raises `StudyError` with file and line when the file is no YAML, no mapping, or has a key twice.
@@ -41,7 +41,7 @@ def load(path: Path) -> tuple[dict[str, Any], Lines]:
         loader = _Loader(text)
         node = loader.get_single_node()
         if not isinstance(node, yaml.MappingNode):
-            raise StudyError("a study is a mapping of keys to values", str(path), "start with 'task: NAME'")
+            raise StudyError(f"{what} is a mapping of keys to values", str(path), f"start with '{start}'")
         lines: Lines = {}
         _collect(node, (), lines, path)
         return loader.construct_document(node), lines
