@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator import __version__, checkpoint, registry, results, terminal
+from orchestrator import __version__, checkpoint, cli_cluster, registry, results, terminal
+from orchestrator.cli_cluster import elsewhere, submitted
 from orchestrator.control import Command, order
 from orchestrator.errors import EnvironmentProblem, Interrupted, OrchestratorError, StudyFailed, UnknownName, UserError
 from orchestrator.folder import Runs, StudyFolder
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
 _FOLLOW_SECONDS = 0.2
 
 app = typer.Typer(no_args_is_help=True, add_completion=True, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+app.add_typer(cli_cluster.app, name="cluster")
+app.command()(cli_cluster.attach)
 
 StudyRef = Annotated[str, typer.Argument(metavar="STUDY", help="A shipped study's name, or a YAML file.")]
 RunName = Annotated[str, typer.Argument(metavar="STUDY", help="The name of a study that has run.")]
@@ -95,12 +99,14 @@ def plan(study: StudyRef, overrides: Overrides = None, as_json: AsJson = False) 
 
 
 @app.command()
+@submitted
 def run(study: StudyRef, overrides: Overrides = None) -> None:
     """Run a study to its verdict. Ctrl-C ends it in order."""
     _run(study, overrides or [])
 
 
 @app.command()
+@submitted
 def resume(study: RunName, overrides: Overrides = None, retry: RetryTrials = None) -> None:
     """Go on with a study that was interrupted or whose process died, or give it more: search.trials=64."""
     from orchestrator import launch
@@ -110,12 +116,14 @@ def resume(study: RunName, overrides: Overrides = None, retry: RetryTrials = Non
 
 
 @app.command()
+@elsewhere
 def stop(study: RunName, trial: AnyTrial = None) -> None:
     """Stop a running study in order, or one of its trials, from another terminal."""
     terminal.say(order(_running(study), Command.STOP, trial))
 
 
 @app.command()
+@elsewhere
 def retry(study: RunName, trial: TrialId) -> None:
     """Try a failed or stopped trial of a running study again, from its last checkpoint."""
     terminal.say(order(_running(study, f"orchestrator resume {study} --retry {trial}"), Command.RETRY, trial))
@@ -128,6 +136,7 @@ def demo() -> None:
 
 
 @app.command()
+@elsewhere
 def ps(as_json: AsJson = False) -> None:
     """List the studies that have run or are running here."""
     _close_dead(Runs.default())
@@ -140,6 +149,7 @@ def ps(as_json: AsJson = False) -> None:
 
 
 @app.command()
+@elsewhere
 def show(study: RunName, as_json: AsJson = False) -> None:
     """Show a study and each of its trials."""
     folder, record = _record(study)
@@ -154,6 +164,7 @@ def show(study: RunName, as_json: AsJson = False) -> None:
 
 
 @app.command()
+@elsewhere
 def logs(study: RunName, trial: TrialId, follow: Follow = False) -> None:
     """Print what a trial wrote."""
     folder, record = _record(study)
@@ -170,6 +181,7 @@ def logs(study: RunName, trial: TrialId, follow: Follow = False) -> None:
 
 
 @app.command()
+@elsewhere
 def leaderboard(study: RunName, as_json: AsJson = False) -> None:
     """Rank a study's trials, best first."""
     _, record = _record(study)
@@ -180,6 +192,7 @@ def leaderboard(study: RunName, as_json: AsJson = False) -> None:
 
 
 @app.command()
+@elsewhere
 def report(study: RunName) -> None:
     """Write a study's HTML page anew and say where it is."""
     from orchestrator.report import write_report
@@ -190,6 +203,7 @@ def report(study: RunName) -> None:
 
 
 @app.command()
+@elsewhere
 def track(study: RunName) -> None:
     """Bring MLflow up to date with a study's journal; on a complete one it changes nothing."""
     from orchestrator import follower, launch, tracking

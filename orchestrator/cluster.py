@@ -35,6 +35,8 @@ from ray.exceptions import RayError, RayTaskError  # noqa: E402
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
 
 T = TypeVar("T")
+_HEAD_RESOURCE = "node:__internal_head__"
+_SHOWN = ("CPU", "GPU", "memory")
 _LOOK_AROUND_SECONDS = 0.2
 _GIVE_WAY_SECONDS = 5.0
 
@@ -83,6 +85,22 @@ def nodes() -> dict[str, Node]:
         for node in ray.nodes()
         if node["Alive"]
     }
+
+
+def describe_nodes() -> list[dict[str, Any]]:
+    """Every node that is or was part of the cluster, as plain values: what it has, what is in use, why it has gone."""
+    free = ray._private.state.available_resources_per_node()
+    return [
+        {
+            "address": node["NodeManagerAddress"],
+            "alive": node["Alive"],
+            "reason": node.get("DeathReasonMessage", ""),
+            "head": _HEAD_RESOURCE in node["Resources"],
+            "resources": {key: node["Resources"].get(key, 0) for key in _SHOWN},
+            "used": {key: node["Resources"].get(key, 0) - free.get(node["NodeID"], {}).get(key, 0) for key in _SHOWN},
+        }
+        for node in ray.nodes()
+    ]
 
 
 def on_every_node(function: Callable[..., T], *words: Any, patience: float = 30.0) -> list[tuple[Node, T | None]]:

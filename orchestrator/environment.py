@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import platform
 import subprocess
@@ -14,7 +15,9 @@ from typing import Any
 from orchestrator import __version__
 
 _PACKAGES = ("ray", "torch", "torchvision", "timm", "numpy", "scipy", "mlflow", "optuna", "pydantic", "safetensors")
-_SOURCE = Path(__file__).resolve().parents[1]
+SOURCE = Path(__file__).resolve().parents[1]
+PROVENANCE = "provenance.json"
+"""Beside the packages, where these were shipped: the state of the checkout that they come from."""
 
 
 def describe_environment() -> dict[str, Any]:
@@ -22,8 +25,8 @@ def describe_environment() -> dict[str, Any]:
     return {
         "orchestrator": __version__,
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
-        "git": _git(),
-        "lock_sha256": _sha256(_SOURCE / "requirements.lock"),
+        "git": git_state(),
+        "lock_sha256": _sha256(SOURCE / "requirements.lock"),
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in _PACKAGES},
         "platform": platform.platform(),
@@ -37,13 +40,16 @@ def describe_environment() -> dict[str, Any]:
     }
 
 
-def _git() -> dict[str, str] | None:
-    """Commit and uncommitted changes of the checkout this code runs from; None when it was installed as a package."""
-    if not (_SOURCE / ".git").exists():
+def git_state() -> dict[str, str] | None:
+    """Commit and uncommitted changes of the checkout this code comes from; None when it was installed as a package."""
+    if (SOURCE / PROVENANCE).exists():
+        shipped: dict[str, str] | None = json.loads((SOURCE / PROVENANCE).read_text(encoding="utf-8"))
+        return shipped
+    if not (SOURCE / ".git").exists():
         return None
     return {
-        "commit": _run("git", "-C", str(_SOURCE), "rev-parse", "HEAD").strip(),
-        "diff": _run("git", "-C", str(_SOURCE), "diff", "HEAD"),
+        "commit": _run("git", "-C", str(SOURCE), "rev-parse", "HEAD").strip(),
+        "diff": _run("git", "-C", str(SOURCE), "diff", "HEAD"),
     }
 
 

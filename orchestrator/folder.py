@@ -106,6 +106,11 @@ class Runs:
     def cache(self) -> Path:
         return self.root / "cache"
 
+    @property
+    def shipped(self) -> Path:
+        """Data that was sent along with studies, each folder named after its content."""
+        return self.root / "shipped"
+
     def studies(self) -> list[StudyFolder]:
         """The studies here, oldest first."""
         folders = [StudyFolder(path.parent) for path in self.root.glob("*/journal.jsonl")]

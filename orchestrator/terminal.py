@@ -215,6 +215,29 @@ def say(line: str) -> None:
     console.print(escape(line), soft_wrap=_SOFT)
 
 
+def print_hosts(hosts: Sequence[Mapping[str, Any]]) -> None:
+    """The hosts of a cluster with what they use of what they have, and below, why some are missing."""
+
+    def share(host: Mapping[str, Any], what: str) -> str:
+        return f"{host[f'{what}_used']:g}/{host[what]:g}" if host["presence"] == "joined" else ""
+
+    rows = [
+        (
+            h["address"],
+            h["role"],
+            h["presence"],
+            share(h, "cpus"),
+            share(h, "gpus"),
+            f"{h['memory_used_bytes'] / 1e9:.3g}/{h['memory_bytes'] / 1e9:.3g} GB" if h["presence"] == "joined" else "",
+        )
+        for h in hosts
+    ]
+    print_table(["host", "role", "state", "CPUs used", "GPUs used", "memory reserved"], rows)
+    for host in hosts:
+        if host["presence"] != "joined":
+            say(f"{host['address']} is {host['presence']}: {host['reason'] or 'no reason is known'}")
+
+
 def complain(message: str, hint: str | None) -> None:
     errors.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=_SOFT)
     if hint:

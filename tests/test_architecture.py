@@ -9,13 +9,14 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 MACHINERY = {"ray", "mlflow", "yaml", "orchestrator", "typer", "rich", "optuna"}
-# Each outside system has one room, the module that imports it; Ray has three: its cluster, its trials, its tasks.
+# Each outside system has one room, the module that imports it; Ray has four: its cluster, its job server, its
+# trials, its tasks.
 ROOMS = {
-    "ray": {"cluster", "trials", "pool"},
+    "ray": {"cluster", "jobserver", "trials", "pool"},
     "mlflow": {"tracking"},
     "yaml": {"yamlfile"},
     "rich": {"terminal"},
-    "typer": {"cli"},
+    "typer": {"cli", "cli_cluster"},
     "optuna": {"search"},
 }
 

@@ -1,0 +1,117 @@
+"""What a host of a cluster does when it is asked over SSH.
+
+``python -m orchestrator.remote`` reads one line of JSON, a request, and what belongs to it behind that line. Nothing
+that a user wrote is ever part of a shell's words. The driver's job on the head is started by the same command.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import uuid
+from collections.abc import Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Any
+
+from orchestrator import shipping
+from orchestrator.errors import OrchestratorError
+from orchestrator.folder import Runs
+
+
+class Do(StrEnum):
+    COMMAND = "command"
+    SUBMIT = "submit"
+    ATTACH = "attach"
+    HAS_DATA = "has_data"
+    TAKE_DATA = "take_data"
+    STOP_RAY = "stop_ray"
+    WHY_NOT_JOINED = "why_not_joined"
+
+
+def main() -> None:
+    """Obey one request; the exit code is the command's."""
+    if words := os.environ.pop("ORCHESTRATOR_WORDS", None):  # a job: see `jobserver.submit`
+        return _command(json.loads(words))
+    request: dict[str, Any] = json.loads(sys.stdin.buffer.readline())
+    os.environ.update(request["environment"])
+    try:
+        sys.exit(_obey(Do(request["do"]), request))
+    except OrchestratorError as error:
+        from orchestrator import terminal
+
+        terminal.complain(str(error), error.hint)
+        sys.exit(error.exit_code)
+
+
+def _obey(do: Do, request: dict[str, Any]) -> int:
+    if do is Do.COMMAND:
+        _end_with_the_asker()
+        _command(request["words"])
+    elif do is Do.SUBMIT:
+        return _submit(request)
+    elif do is Do.ATTACH:
+        from orchestrator import jobserver
+
+        _end_with_the_asker()
+        return jobserver.follow(jobserver.newest(request["study"]))
+    elif do is Do.HAS_DATA:
+        place = _data(request["name"])
+        print(json.dumps({"path": str(place), "there": place.exists()}))
+    elif do is Do.TAKE_DATA:
+        place = _data(request["name"])
+        place.parent.mkdir(parents=True, exist_ok=True)
+        shipping.unpack(sys.stdin.buffer, place)
+    else:
+        from orchestrator import rayhost
+
+        print(json.dumps(rayhost.stop() if do is Do.STOP_RAY else rayhost.why_not_joined()))
+    return 0
+
+
+def _command(words: Sequence[str]) -> None:
+    from orchestrator import cli
+
+    sys.argv = ["orchestrator", *words]
+    cli.main()
+
+
+def _submit(request: dict[str, Any]) -> int:
+    """Unpack the project that follows the request, submit it, and follow the job unless told to leave it."""
+    from orchestrator import jobserver
+
+    folder = Path.home() / ".cache" / "orchestrator" / "shipped" / uuid.uuid4().hex
+    shipping.unpack(sys.stdin.buffer, folder)
+    environment = dict(request["environment"])
+    own = sorted((folder / shipping.OWN_TASKS).glob("*"))
+    if own:  # a job's processes begin in its folder, on every node
+        environment["ORCHESTRATOR_TASKS"] = os.pathsep.join(f"{shipping.OWN_TASKS}/{path.name}" for path in own)
+    job = jobserver.submit(folder, request["words"], request["study"], environment)
+    print(f"submitted as job {job}", flush=True)
+    if request["detach"]:
+        return 0
+    _end_with_the_asker()
+    return jobserver.follow(job)
+
+
+def _data(name: str) -> Path:
+    """Where shipped data is: beside the studies, so that every host sees it. Raises ValueError for a path."""
+    if Path(name).name != name:
+        raise ValueError(f"{name!r} is no name of data")
+    return Runs.default().shipped / name
+
+
+def _end_with_the_asker() -> None:
+    """End this process when the one who asked has gone: SSH without a terminal does not do that by itself."""
+
+    def wait() -> None:
+        sys.stdin.buffer.read()
+        os._exit(130)
+
+    threading.Thread(target=wait, name="asker", daemon=True).start()
+
+
+if __name__ == "__main__":
+    main()
