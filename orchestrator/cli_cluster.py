@@ -55,7 +55,9 @@ def submitted(command: Callable[..., None]) -> Callable[..., None]:
                 raise UserError("--detach and --ship-data go with --cluster FILE")
             return command(study, overrides, **named)
         submit = _submit_new if command.__name__ == "run" else _submit_again
-        _end(submit(cluster, study, overrides or [], detach, ship))
+        status = submit(cluster, study, overrides or [], detach, ship)
+        terminal.say(f"from here, add --cluster {cluster} to these commands")
+        _end(status)
 
     return _with_options(here_or_there, command, cluster=ClusterOption, detach=Detach, ship_data=ShipData)
 
@@ -136,13 +138,17 @@ def _submit_new(cluster: Path, ref: str, overrides: Sequence[str], detach: bool,
         if folder is None:
             raise UserError("--ship-data: the study reads no folder", "give data=FOLDER")
         words.append(f"data={head.send_data(folder)}")
-    return head.submit(["run", f"study/{file.name}", *words], asked.name, file, detach)
+    status: int = head.submit(["run", f"study/{file.name}", *words], asked.name, file, detach)
+    if detach:
+        terminal.say(f"follow it: orchestrator attach {asked.name}; or: orchestrator show {asked.name}")
+    return status
 
 
 def _submit_again(cluster: Path, name: str, overrides: Sequence[str], detach: bool, ship: bool) -> int:
     if ship:
         raise UserError("a study goes on with the data that it began with", "leave --ship-data out")
-    return _head(cluster).submit(_words(), name, None, detach)
+    status: int = _head(cluster).submit(_words(), name, None, detach)
+    return status
 
 
 def _head(cluster: Path) -> Any:

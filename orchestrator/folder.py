@@ -10,6 +10,11 @@ from orchestrator import journal
 from orchestrator.errors import FolderBusy, UnknownName
 
 
+def user_cache() -> Path:
+    """What this package keeps on this machine for this user alone; it may be deleted at any time."""
+    return Path.home() / ".cache" / "orchestrator"
+
+
 @dataclass(frozen=True)
 class TrialFolder:
     root: Path

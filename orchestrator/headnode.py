@@ -29,11 +29,11 @@ class HeadNode:
 
     def command(self, words: Sequence[str], **environment: str) -> int:
         """Run ``orchestrator WORDS`` there, its output here; returns its exit code. Ends it when this ends."""
-        return self._attached({"do": Do.COMMAND, "words": list(words)}, environment)
+        return self._attached({"do": Do.COMMAND, "words": list(words), "attached": True}, environment)
 
     def ask(self, words: Sequence[str], **environment: str) -> Any:
         """What ``orchestrator WORDS`` prints as JSON there."""
-        return self._asked({"do": Do.COMMAND, "words": list(words)}, environment)
+        return self._asked({"do": Do.COMMAND, "words": list(words), "attached": False}, environment)
 
     def attach(self, study: str) -> int:
         """Show what the newest job of a study prints until it ends; returns the exit code of its driver."""
@@ -47,7 +47,6 @@ class HeadNode:
         """
         with tempfile.TemporaryFile() as archive:
             shipping.pack_project(file, archive)
-            archive.seek(0)
             request = {"do": Do.SUBMIT, "words": list(words), "study": study, "detach": detach}
             return self._following(request, study, archive)
 
@@ -60,7 +59,6 @@ class HeadNode:
         if not known["there"]:
             with tempfile.TemporaryFile() as archive:
                 shipping.pack_data(folder, archive)
-                archive.seek(0)
                 status = self._attached({"do": Do.TAKE_DATA, "name": name}, {}, archive)
             if status:
                 raise EnvironmentProblem(f"{folder} did not arrive on {self._head}: see above")
@@ -79,6 +77,9 @@ class HeadNode:
     def _attached(
         self, request: Mapping[str, Any], environment: Mapping[str, str], archive: IO[bytes] | None = None
     ) -> int:
+        if archive is not None:
+            request = {**request, "bytes": archive.tell()}
+            archive.seek(0)
         process = ssh.attach(self._head, self._cluster.command)
         assert process.stdin is not None
         try:
@@ -86,12 +87,7 @@ class HeadNode:
                 process.stdin.write(self._line(request, environment))
                 if archive is not None:
                     shutil.copyfileobj(archive, process.stdin)
-                    if request["do"] == Do.TAKE_DATA:
-                        process.stdin.close()
-                    else:
-                        process.stdin.flush()  # open until this process ends: the other side sees that
-                else:
-                    process.stdin.flush()
+                process.stdin.flush()  # and left open: that it closes tells the other side that this process has gone
             status = process.wait()
         except BaseException:
             process.terminate()

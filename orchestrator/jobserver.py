@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import shlex
 import sys
 import time
@@ -19,6 +20,12 @@ from orchestrator.errors import EnvironmentProblem, UserError
 WORDS = "ORCHESTRATOR_WORDS"
 """The variable that holds a job's command line, as JSON: no shell reads what a user wrote."""
 _LOOK_SECONDS = 0.5
+_TALKATIVE = (
+    "ray.dashboard.modules.dashboard_sdk",
+    "ray.dashboard.modules.job.sdk",
+    "ray._private.runtime_env.packaging",
+)
+_BEGINS = "Running entrypoint for job "
 
 
 def submit(folder: Path, words: Sequence[str], study: str, environment: Mapping[str, str]) -> str:
@@ -64,7 +71,15 @@ def _exit_code(details: JobDetails) -> int:
 
 
 async def _print_all(client: JobSubmissionClient, job: str) -> None:
+    """All but what the job server itself writes before the command begins."""
+    before: str | None = ""
     async for lines in client.tail_job_logs(job):
+        if before is not None:
+            before += lines
+            _, begun, lines = before.partition(_BEGINS)
+            if not begun:
+                continue
+            before, lines = None, lines.partition("\n")[2]
         print(lines, end="", flush=True)
 
 
@@ -72,6 +87,8 @@ async def _print_all(client: JobSubmissionClient, job: str) -> None:
 def _client() -> Iterator[JobSubmissionClient]:
     """Raises `EnvironmentProblem` when this machine runs no cluster's head, or the token is not the cluster's."""
     hint = "start it: orchestrator cluster up; see what is wrong: orchestrator doctor --cluster FILE"
+    for name in _TALKATIVE:
+        logging.getLogger(name).setLevel(logging.ERROR)
     try:
         yield JobSubmissionClient()
     except (ConnectionError, RuntimeError) as error:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from orchestrator import failures, results, yamlfile
+from orchestrator import failures, results, visibility, yamlfile
 from orchestrator.driver import Driver
 from orchestrator.environment import describe_environment
 from orchestrator.errors import EnvironmentProblem, FolderBusy, UnknownName, UserError
@@ -72,6 +72,8 @@ def run_study(study: Study, runs: Runs, display: Display) -> Outcome:
         with cluster.connect() as nodes:
             stop.listen_again()
             plan = make_plan(study, nodes)
+            if len(nodes) > 1:
+                visibility.check(runs.root, study.data, cluster.on_every_node)
             with Journal(folder.journal) as journal:
                 if journal.record.uid:
                     raise FolderBusy(f"another run of '{folder.name}' has begun meanwhile", "run it again")
@@ -101,6 +103,8 @@ def resume_study(
         with cluster.connect() as nodes:
             stop.listen_again()
             plan = make_plan(study, nodes)
+            if len(nodes) > 1:
+                visibility.check(runs.root, study.data, cluster.on_every_node)
             start = StudyResumed(study.to_plain(), len(plan.trials))
             return _Session(plan, folder, runs, journal, stop, retry).run(start, display)
 

@@ -22,10 +22,12 @@ from typing import Any
 from orchestrator import ssh
 from orchestrator.clusterfile import LOCAL, ClusterFile
 from orchestrator.errors import EnvironmentProblem
+from orchestrator.folder import user_cache
 from orchestrator.headnode import HeadNode
 from orchestrator.remote import Do
 
 TOKEN = Path("~/.ray/auth_token")
+_LOG, _LOG_LINES = "cluster-{}.log", 15
 _LOOK_SECONDS = 3.0
 
 
@@ -62,7 +64,8 @@ def up(cluster: ClusterFile, patience: float, say: Callable[[str], None]) -> lis
     Raises `EnvironmentProblem` when the head does not come up; a worker that does not join is in what is returned.
     """
     make_token()
-    _ray("up", "-y", "--no-config-cache", "--disable-usage-stats", str(cluster.path))
+    say(f"setting the hosts of {cluster.name} up (log: {user_cache() / _LOG.format(cluster.name)})")
+    _ray(cluster, "up", "--no-config-cache", "--disable-usage-stats")
     joined: set[str] = set()
     deadline = time.monotonic() + patience
     while True:
@@ -82,7 +85,7 @@ def down(cluster: ClusterFile) -> dict[str, str | None]:
     Ray's launcher would stop the head alone; workers notice after a while, or never when they are cut off.
     """
     said = dict(zip([host.address for host in cluster.hosts], _each(cluster, Do.STOP_RAY), strict=True))
-    _ray("down", "-y", str(cluster.path), quiet=True)
+    _ray(cluster, "down")
     return said
 
 
@@ -175,13 +178,21 @@ def _head_host(cluster: ClusterFile) -> ssh.Host:
     return cluster.at(done.stdout.strip().splitlines()[-1])
 
 
-def _ray(*words: str, quiet: bool = False) -> None:
-    """Run Ray's launcher. Raises `EnvironmentProblem` when it fails."""
-    output = subprocess.DEVNULL if quiet else None
-    done = subprocess.run([_ray_command(), *words], stdin=subprocess.DEVNULL, stdout=output, stderr=output)
-    if done.returncode and not quiet:
+def _ray(cluster: ClusterFile, *words: str) -> None:
+    """Run Ray's launcher in the folder of the cluster's file, where its relative paths begin; it writes to a log.
+
+    Raises `EnvironmentProblem` with the end of that log when it fails.
+    """
+    log = user_cache() / _LOG.format(cluster.name)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    file = cluster.path.resolve()
+    with log.open("w") as out:
+        command = [_ray_command(), words[0], "-y", "--log-style=pretty", "--log-color=false", *words[1:], str(file)]
+        done = subprocess.run(command, cwd=file.parent, stdin=subprocess.DEVNULL, stdout=out, stderr=out, check=False)
+    if done.returncode:
+        said = "\n".join(f"    {line}" for line in log.read_text(errors="replace").splitlines()[-_LOG_LINES:])
         raise EnvironmentProblem(
-            f"`ray {' '.join(words)}` failed: see above", "see: orchestrator doctor --cluster FILE"
+            f"Ray's launcher failed; {log} ends with:\n{said}", f"orchestrator doctor --cluster {file}"
         )
 
 

@@ -6,8 +6,10 @@ that a user wrote is ever part of a shell's words. The driver's job on the head 
 
 from __future__ import annotations
 
+import io
 import json
 import os
+import shutil
 import sys
 import threading
 import uuid
@@ -18,7 +20,7 @@ from typing import Any
 
 from orchestrator import shipping
 from orchestrator.errors import OrchestratorError
-from orchestrator.folder import Runs
+from orchestrator.folder import Runs, user_cache
 
 
 class Do(StrEnum):
@@ -48,7 +50,8 @@ def main() -> None:
 
 def _obey(do: Do, request: dict[str, Any]) -> int:
     if do is Do.COMMAND:
-        _end_with_the_asker()
+        if request["attached"]:
+            _end_with_the_asker()
         _command(request["words"])
     elif do is Do.SUBMIT:
         return _submit(request)
@@ -63,7 +66,7 @@ def _obey(do: Do, request: dict[str, Any]) -> int:
     elif do is Do.TAKE_DATA:
         place = _data(request["name"])
         place.parent.mkdir(parents=True, exist_ok=True)
-        shipping.unpack(sys.stdin.buffer, place)
+        shipping.unpack(io.BufferedReader(_Following(request["bytes"])), place)
     else:
         from orchestrator import rayhost
 
@@ -82,13 +85,16 @@ def _submit(request: dict[str, Any]) -> int:
     """Unpack the project that follows the request, submit it, and follow the job unless told to leave it."""
     from orchestrator import jobserver
 
-    folder = Path.home() / ".cache" / "orchestrator" / "shipped" / uuid.uuid4().hex
-    shipping.unpack(sys.stdin.buffer, folder)
-    environment = dict(request["environment"])
+    folder = user_cache() / "shipped" / uuid.uuid4().hex
+    shipping.unpack(io.BufferedReader(_Following(request["bytes"])), folder)
     own = sorted((folder / shipping.OWN_TASKS).glob("*"))
+    environment = dict(request["environment"])
     if own:  # a job's processes begin in its folder, on every node
         environment["ORCHESTRATOR_TASKS"] = os.pathsep.join(f"{shipping.OWN_TASKS}/{path.name}" for path in own)
-    job = jobserver.submit(folder, request["words"], request["study"], environment)
+    try:
+        job = jobserver.submit(folder, request["words"], request["study"], environment)
+    finally:
+        shutil.rmtree(folder)  # it is in Ray's hands now
     print(f"submitted as job {job}", flush=True)
     if request["detach"]:
         return 0
@@ -103,11 +109,28 @@ def _data(name: str) -> Path:
     return Runs.default().shipped / name
 
 
+class _Following(io.RawIOBase):
+    """As many bytes of the standard input as the request says: the input itself stays open behind them."""
+
+    def __init__(self, size: int) -> None:
+        self._left = size
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        taken = sys.stdin.buffer.read(min(len(buffer), self._left))
+        self._left -= len(taken)
+        buffer[: len(taken)] = taken
+        return len(taken)
+
+
 def _end_with_the_asker() -> None:
     """End this process when the one who asked has gone: SSH without a terminal does not do that by itself."""
 
     def wait() -> None:
-        sys.stdin.buffer.read()
+        while os.read(0, 4096):  # not through sys.stdin: a thread in there would break the interpreter's end
+            pass
         os._exit(130)
 
     threading.Thread(target=wait, name="asker", daemon=True).start()

@@ -67,6 +67,7 @@ def _words(host: Host, command: str) -> list[str]:
         "ServerAliveInterval": "15",
         "ServerAliveCountMax": "4",
         "StrictHostKeyChecking": "accept-new",
+        "UserKnownHostsFile": str(Path.home() / ".ssh" / "known_hosts"),  # ssh itself does not look at $HOME
         "LogLevel": "ERROR",
     }
     words = ["ssh", *(word for name, value in options.items() for word in ("-o", f"{name}={value}"))]

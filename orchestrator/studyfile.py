@@ -83,7 +83,7 @@ def _journaled(record: Record) -> Study:
         hint = "start it again: orchestrator run STUDY"
         raise StudyError("the journal holds no study: it ended before it began", hint=hint)
     raw = copy.deepcopy(dict(record.study))
-    if (data := raw.get("data", BUILTIN)) != BUILTIN and not Path(data).exists():
+    if (data := raw.get("data", BUILTIN)) not in (BUILTIN, NO_DATA) and not Path(data).exists():
         hint = "put it back, or start a new study: orchestrator run STUDY data=PATH name=NEW"
         raise StudyError(f"its data is no longer at {data}", hint=hint)
     scheduler = raw["search"].get("scheduler", {"kind": "none"})
