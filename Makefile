@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-faults lint bench lock install wheel clean
+.PHONY: demo test test-faults test-cluster lint bench lock install wheel clean
 
 demo: $(STAMP)
 	$(BIN)/orchestrator demo
@@ -15,6 +15,11 @@ test: $(STAMP)
 # Kills, starves and cuts off real processes: about half an hour.
 test-faults: $(STAMP)
 	$(BIN)/python -m pytest -m faults tests/faults
+
+# Several hosts on this machine, and Ray's cluster launcher between them: needs root, and
+# apt-get install iproute2 openssh-server openssh-client rsync
+test-cluster: $(STAMP)
+	$(BIN)/python -m pytest -m cluster tests/cluster
 
 lint: $(STAMP)
 	$(BIN)/ruff check .
