@@ -11,7 +11,7 @@ import urllib.request
 from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
+from urllib.parse import unquote, urlsplit, urlunsplit
 
 _PATIENCE = 3.0
 _PORTS = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}  # where MLflow's client talks to a database itself
@@ -71,12 +71,15 @@ def _connect(host: str, port: int) -> str:
 
 def _get(url: str, parts: Any, environment: Mapping[str, str]) -> str:
     request = urllib.request.Request(url)  # noqa: S310 - http and https, see above
-    user = parts.username or environment.get("MLFLOW_TRACKING_USERNAME")
-    password = parts.password or environment.get("MLFLOW_TRACKING_PASSWORD")
+    user, password = (value and unquote(value) for value in (parts.username, parts.password))
+    user = user or environment.get("MLFLOW_TRACKING_USERNAME")
+    password = password or environment.get("MLFLOW_TRACKING_PASSWORD")
     if user is not None and password is not None:
-        request.add_header("Authorization", "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode())
+        request.add_unredirected_header(
+            "Authorization", "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+        )
     elif token := environment.get("MLFLOW_TRACKING_TOKEN"):
-        request.add_header("Authorization", f"Bearer {token}")
+        request.add_unredirected_header("Authorization", f"Bearer {token}")
     context = None
     if parts.scheme == "https":
         context = ssl.create_default_context(cafile=environment.get("MLFLOW_TRACKING_SERVER_CERT_PATH"))

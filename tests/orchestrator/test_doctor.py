@@ -16,6 +16,11 @@ NOW = 1_000_000.0
 DISK = "Ray's temporary files"
 
 
+def clock(ahead: float) -> dict:
+    """Of a machine whose clock is ahead by so many seconds, and whose answer took a second in all."""
+    return {"asked_at": NOW, "began": NOW + ahead + 0.4, "ended": NOW + ahead + 0.6}
+
+
 def good(head: bool) -> dict:
     """The facts of a machine as it should be."""
     disk = {"path": "/somewhere", "total": 1e12, "free": 5e11}
@@ -25,13 +30,14 @@ def good(head: bool) -> dict:
         "ports": {},
         "head": "open",
     }
+    token = {"auth_mode": None, "place": "/h/.ray/auth_token", "mode": "0600", "fingerprint": "f1", "trouble": None}
     return {
         "failed": {},
         "host": {"name": "h", "address": HEAD if head else WORKER, "system": "Linux", "cpus": 8},
         "python": {"version": "3.11.7", "executable": "/venv/bin/python", "source": "/project"},
         "versions": {"orchestrator": "0.1.0", "ray": "2.60.0", "torch": "2.15.0", "numpy": "2.4.0"},
         "code": {"sha256": "c0de", "lock_sha256": "10cc"},
-        "token": {"auth_mode": None, "place": "/h/.ray/auth_token", "mode": "0600", "fingerprint": "f1", "trouble": None},
+        "token": token,
         "ray": {**ray, "ports": {"6379": gcs}, "head": None} if head else ray,
         "disks": {use: dict(disk) for use in ("home", DISK, "runs")},
         "memory": {"total": 64e9, "shm": 32e9, "shm_free": 31e9},
@@ -43,7 +49,7 @@ def good(head: bool) -> dict:
             "trouble": None, "busy": [], "torch_cuda": "13.2",
         },
         "tracker": {"uri": "http://tracker:5000", "answer": "ok", "detail": ""} if head else None,
-        "clock": {"asked_at": NOW, "began": NOW + 0.4, "ended": NOW + 0.6},
+        "clock": clock(0.0),
     }  # fmt: skip
 
 
@@ -105,8 +111,8 @@ UP = "orchestrator cluster up --cluster cluster.yaml"
         (put("python.version", "3.11.2"), "warns", WORKER, f"has Python 3.11.2, {HEAD} has 3.11.7", UP),
         (put("code.sha256", "other"), "breaks", WORKER, f"code differs from that of {HEAD}", UP),
         (put("code.lock_sha256", "other"), "warns", WORKER, "requirements.lock differs", UP),
-        (put("clock", {"asked_at": NOW, "began": NOW + 40.4, "ended": NOW + 40.6}), "breaks", WORKER, "40 s ahead", "ntp"),
-        (put("clock", {"asked_at": NOW, "began": NOW - 4.6, "ended": NOW - 4.4}), "warns", WORKER, "5 s behind", "ntp"),
+        (put("clock", clock(+40.0)), "breaks", WORKER, f"its clock is 40 s ahead of that of {HEAD}", "set-ntp true"),
+        (put("clock", clock(-5.0)), "warns", WORKER, f"its clock is 5 s behind that of {HEAD}", "set-ntp true"),
         (put("gpus.driver_cuda", "12.8"), "breaks", WORKER, "serves CUDA up to 12.8, torch is built for 13.2", "cu128"),
         (put("gpus.torch_cuda", None), "breaks", WORKER, "torch is built without CUDA", "pip install"),
         (put("gpus.trouble", "Driver/library version mismatch"), "breaks", WORKER, "version mismatch", "reboot"),
@@ -115,7 +121,7 @@ UP = "orchestrator cluster up --cluster cluster.yaml"
         (put("memory.shm", 64e6), "warns", WORKER, "/dev/shm has 0.064 GB, Ray's object store wants 19 GB", "size=19G"),
         (put("memory.shm_free", 1e6), "warns", WORKER, "/dev/shm is full", "ls -lS /dev/shm"),
         (put("limits.files", 1024), "warns", WORKER, "may open 1024 files", "nofile"),
-        (put("ray.ports", {"6379": taken(41)}, "head"), "breaks", HEAD, "is taken by redis-server, process 41", "kill 41"),
+        (put("ray.ports", {"6379": taken(41)}, "head"), "breaks", HEAD, "taken by redis-server, process 41", "kill 41"),
         (put("ray.ports", {"8265": taken(41)}, "head"), "warns", HEAD, "port 8265", "kill 41"),
         (put("ray.head", "timeout"), "breaks", WORKER, f"cannot reach port 6379 of {HEAD}: timeout", "ufw allow"),
         (put("runs.trouble", "Permission denied"), "breaks", WORKER, "cannot write runs in /shared/runs", "chown"),

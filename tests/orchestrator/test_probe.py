@@ -14,7 +14,7 @@ import pytest
 from orchestrator import gpus, probe
 from orchestrator.probe import Mark, Question
 
-SECRET = "0123456789abcdef-a-token"
+SECRET = "0123456789abcdef-a-token"  # noqa: S105 - of no real cluster
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ def server(status: int, body: str, user: str | None = None):
     """Answers its health to anyone, and its API with this; only to ``user`` (name:password), if one is given."""
 
     class Handler(BaseHTTPRequestHandler):
-        def do_GET(self):  # noqa: N802 - http.server's name
+        def do_GET(self):
             code, text = (200, "OK") if self.path == "/health" else (status, body)
             given = self.headers.get("Authorization", "").removeprefix("Basic ")
             if user is not None and self.path != "/health" and base64.b64decode(given).decode() != user:
