@@ -89,19 +89,25 @@ def ports(hosts: Hosts, expected: Expected) -> Iterator[Finding]:
 
 
 def runs(hosts: Hosts, expected: Expected) -> Iterator[Finding]:
-    """Every machine can write there, and it is the head's folder."""
-    head = hosts[0]
+    """Every machine can write there."""
     for host in hosts:
         folder = host.section("runs")
-        if folder is None:
-            continue
-        if folder["trouble"]:
+        if folder and folder["trouble"]:
             what = f"cannot write runs in {folder['path']}: {folder['there']}: {folder['trouble']}"
             fix = host.typed("sudo", "sh", "-c", _given(folder["path"]))
             yield Finding(Level.BREAKS, host.host, what, "trials keep their results there", fix)
-        elif host is not head and folder["marked"] is False and not (head.section("runs") or {"trouble": 1})["trouble"]:
+
+
+def one_folder(hosts: Hosts, expected: Expected) -> Iterator[Finding]:
+    """Every machine finds there what the head has left."""
+    head = hosts[0]
+    for host in hosts[1:]:
+        folder = host.section("runs")
+        if folder and folder["marked"] is False and not folder["trouble"]:
             what = f"{folder['path']} is not the folder that {head.host} sees"
-            why = "what a trial saves there would be lost; mount one folder on all (or let runs be an s3:// URL)"
+            why = (
+                "what a trial saves there would be lost; mount one folder on all hosts, or keep runs in an object store"
+            )
             fix = host.typed("sudo", "mount", "-t", "nfs", f"{head.host}:{folder['path']}", folder["path"])
             yield Finding(Level.BREAKS, host.host, what, why, fix)
 
@@ -156,7 +162,7 @@ def tracker(hosts: Hosts, expected: Expected) -> Iterator[Finding]:
 def _remedy(answer: Answer, uri: str, host: Examined, expected: Expected) -> tuple[str, str]:
     name, port = urlsplit(uri).hostname or "", urlsplit(uri).port or 5000
     allowed = shlex.quote(f"{name},{name}:*,localhost,localhost:*")
-    serve = f"mlflow server --host 0.0.0.0 --port {port} --allowed-hosts {allowed}"
+    serve = f"mlflow server --host {name} --port {port} --allowed-hosts {allowed}"
     look = host.typed("curl", "-v", f"{uri}/health")
     return {
         Answer.UNRESOLVED: ("a wrong name, or a missing line in /etc/hosts", host.typed("getent", "hosts", name)),

@@ -66,11 +66,12 @@ def modes(hosts: Hosts, expected: Expected) -> Iterator[Finding]:
 
 
 def _mode(host: Examined) -> str:
-    """Ray's rule: what ``RAY_AUTH_MODE`` says, else whether there is a token."""
+    """As Ray's processes were started: one that asks for a token has it said. Else what Ray would choose: what
+    ``RAY_AUTH_MODE`` says, or a token if there is one."""
     token, ray = host.section("token"), host.section("ray") or {"servers": []}
-    running = [server["auth_mode"] for server in ray["servers"] if server["readable"]]
-    said = next((mode for mode in (*running, token["auth_mode"]) if mode), None)
-    return (said or ("token" if token["fingerprint"] else "disabled")).lower()
+    running = [server["auth_mode"] or "disabled" for server in ray["servers"] if server["readable"]]
+    chosen = token["auth_mode"] or ("token" if token["fingerprint"] else "disabled")
+    return str(running[0] if running else chosen).lower()
 
 
 def versions(hosts: Hosts, expected: Expected) -> Iterator[Finding]:
@@ -166,17 +167,22 @@ def gpus(hosts: Hosts, expected: Expected) -> Iterator[Finding]:
 
 
 def _cuda(host: Examined, gpus: dict[str, Any], needed: Level) -> Iterator[Finding]:
-    interpreter = (host.section("python") or {}).get("executable", "python3")
     built, served = gpus["torch_cuda"], gpus["driver_cuda"]
-    install = [interpreter, "-m", "pip", "install", "--force-reinstall", "torch", "torchvision"]
-    if built is None:
+    if built is None and (torch := (host.section("versions") or {}).get("torch")):
+        interpreter = (host.section("python") or {}).get("executable", "python3")
+        install = [interpreter, "-m", "pip", "install", "--force-reinstall", f"torch=={torch.partition('+')[0]}"]
         what, why = "has GPUs, but its torch is built without CUDA", "trials there run on the CPU"
         yield Finding(needed, host.host, what, why, host.typed(*install))
-    elif served is not None and int(built.split(".")[0]) > int(served.split(".")[0]):
+    elif (
+        built and served and _major(built) > _major(served)
+    ):  # within a major version newer builds run on older drivers
         what = f"its driver {gpus['driver']} serves CUDA up to {served}, torch is built for {built}"
-        why = "torch finds no GPU with it; a newer driver, or a torch for the older CUDA, helps"
-        index = f"https://download.pytorch.org/whl/cu{served.split('.')[0]}{served.split('.')[1]}"
-        yield Finding(needed, host.host, what, why, host.typed(*install, "--index-url", index))
+        why = f"torch finds no GPU with it; the other way is a torch that is built for CUDA {_major(served)}"
+        yield Finding(needed, host.host, what, why, host.typed("sudo", "apt-get", "install", "cuda-drivers"))
+
+
+def _major(version: str) -> int:
+    return int(version.split(".")[0])
 
 
 def source_of(host: Examined) -> str:

@@ -101,7 +101,8 @@ def _over_ray(question: Question) -> list[Examined]:
     try:
         return [here, *_nodes(replace(question, tracker=None, **_found(here)))]
     finally:
-        _here(replace(question, **_found(here, Mark.REMOVE)))
+        if (left := _found(here, Mark.REMOVE))["mark"] is Mark.REMOVE:
+            _here(replace(question, **left))
 
 
 def _nodes(question: Question) -> list[Examined]:

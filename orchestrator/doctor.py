@@ -21,7 +21,7 @@ class _Check:
     judge: Callable[[Hosts, Expected], Iterator[Finding]]
     section: str
     fine: str
-    compares: bool = False  # means nothing for a machine alone
+    compares: bool = False  # with the head: means nothing for a machine alone
 
 
 _CHECKS = (
@@ -35,7 +35,8 @@ _CHECKS = (
     _Check(checks_places.memory, "memory", "shared memory holds Ray's object store"),
     _Check(checks_places.open_files, "limits", "enough files can be open at once"),
     _Check(checks_places.ports, "ray", "Ray's ports are free or Ray's own; the head can be reached", compares=True),
-    _Check(checks_places.runs, "runs", "the folder of runs can be written, and is one folder"),
+    _Check(checks_places.runs, "runs", "the folder of runs can be written"),
+    _Check(checks_places.one_folder, "runs", "the folder of runs is one and the same", compares=True),
     _Check(checks_places.data, "data", "the data can be read, and looks the same"),
     _Check(checks_places.tracker, "tracker", "the tracker answers"),
 )
@@ -45,11 +46,12 @@ def findings(hosts: Hosts, expected: Expected) -> list[Finding]:
     """All that is wrong, the worst first, and after it what is fine. Those that do not answer do not hide the rest."""
     there = [host for host in hosts if host.facts is not None]
     found, fine = [*_silent(hosts, expected), *_unseen(there)], []
+    with_head = expected.joined and there and there[0].host == expected.head
     for check in _CHECKS if there else ():
         wrong = list(check.judge(there, expected))
         found += wrong
         seen = [host for host in there if host.section(check.section) is not None]
-        if not wrong and seen and (expected.joined or not check.compares):
+        if not wrong and seen and (with_head or not check.compares):
             fine.append(Finding(Level.FINE, seen[0].host if len(seen) == 1 else f"{len(seen)} hosts", check.fine))
     order = list(Level)
     return sorted(found, key=lambda finding: order.index(finding.level)) + fine

@@ -10,24 +10,24 @@ from typing import Any
 
 _PROC = Path("/proc")
 _LISTENS = "0A"  # a socket's state in /proc/net/tcp
-_RAY = re.compile(r"gcs_server|raylet|(^|[/ ])ray([/:. -]|$)")
+_RAY = re.compile(r"(^|/)(gcs_server|raylet)( |$)|^ray(::|-)|-packages/ray/|-m ray[. ]|/bin/ray ")
 _SERVERS = ("gcs_server", "raylet")
 
 
 def ray_servers() -> list[dict[str, Any]]:
-    """Ray's processes of this machine: ``{name, pid, auth_mode, readable}``.
+    """Ray's processes of this machine, the head's first: ``{name, pid, auth_mode, readable}``.
 
     ``auth_mode`` is the ``RAY_AUTH_MODE`` that one was started with, None when it was not set or, with ``readable``
-    False, when the process is another user's.
+    False, when the process is another user's. Those of containers on this machine are other machines' processes.
     """
     found = []
     for pid in _pids():
         name = Path(_words(pid)[0]).name if _words(pid) else ""
-        if name in _SERVERS:
+        if name in _SERVERS and _network(pid) in (None, _network(os.getpid())):
             environment = _environment(pid)
             mode = None if environment is None else environment.get("RAY_AUTH_MODE")
             found.append({"name": name, "pid": pid, "auth_mode": mode, "readable": environment is not None})
-    return found
+    return sorted(found, key=lambda server: (_SERVERS.index(server["name"]), server["pid"]))
 
 
 def holders(ports: Iterable[int]) -> dict[str, dict[str, Any]]:
@@ -63,6 +63,14 @@ def _words(pid: int) -> list[str]:
         return (_PROC / str(pid) / "cmdline").read_text(errors="replace").rstrip("\0").split("\0")
     except OSError:
         return []
+
+
+def _network(pid: int) -> str | None:
+    """The network that it sees; None when this user may not know."""
+    try:
+        return os.readlink(_PROC / str(pid) / "ns" / "net")
+    except OSError:
+        return None
 
 
 def _environment(pid: int) -> dict[str, str] | None:

@@ -219,7 +219,7 @@ def print_findings(found: Sequence[Finding]) -> None:
     """Each with its reason, and below it what to type, in one line that can be copied."""
     width = max((len(finding.host) for finding in found), default=0)
     for finding in found:
-        why = f" [dim]({escape(finding.why)})[/]" if finding.why else ""
+        why = f"[dim]; {escape(finding.why)}[/]" if finding.why else ""
         style = _LEVEL_STYLE[finding.level]
         host = escape(f"{finding.host:{width}}")
         console.print(f"[{style}]{finding.level:6}[/]  {host}  {escape(finding.what)}{why}", soft_wrap=_SOFT)

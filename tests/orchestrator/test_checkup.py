@@ -19,6 +19,7 @@ TOKEN = "a-secret-token-of-the-cluster"  # noqa: S105 - of no real one
 # Stands for machines: runs the command here, in the environment of the host that was asked for. What it is asked and
 # what it does are as with ssh itself: a host without an environment cannot be reached.
 SSH = """#!/bin/sh
+echo "$*" >> "$FAKE_HOSTS/words.txt"
 while [ "$1" != "--" ]; do host=$1; shift; done
 env="$FAKE_HOSTS/${host#*@}.env"
 if [ ! -f "$env" ]; then echo "ssh: connect to host ${host#*@} port 22: No route to host" >&2; exit 255; fi
@@ -109,7 +110,7 @@ def test_what_would_break_a_run_ends_with_3(command, runs, alone, monkeypatch):
     lines = out.splitlines()
     at = next(i for i, line in enumerate(lines) if "the tracker http://127.0.0.1:9 is of no use" in line)
     assert lines[at].startswith("breaks  this machine")
-    assert lines[at + 1].strip().startswith("→ mlflow server --host 0.0.0.0 --port 9")
+    assert lines[at + 1].strip().startswith("→ mlflow server --host 127.0.0.1 --port 9")
     assert any("there is no data at /no/such/folder" in line for line in lines)
     assert "secret" not in out + err
 
@@ -169,6 +170,9 @@ def test_every_node_of_a_cluster_is_asked(command, runs, monkeypatch):
     assert [host["host"].partition("#")[2] for host in hosts] == ["", "1", "2"], err
     assert all(host["facts"]["failed"] == {} for host in hosts)
     assert hosts[1]["facts"]["code"] == hosts[0]["facts"]["code"]
+    assert all(
+        {"gcs_server", "raylet"} <= {server["name"] for server in host["facts"]["ray"]["servers"]} for host in hosts
+    )
     assert [host["facts"]["runs"]["marked"] for host in hosts] == [True, True, True]
     assert not [f for found in judged(out).values() for f in found if "folder" in f["what"] or "clock" in f["what"]]
     assert list(runs.root.iterdir()) == []
@@ -197,7 +201,7 @@ def test_hosts_that_differ_are_found_each_with_its_fix(command, machines, tmp_pa
     shadow.mkdir(parents=True)
     (shadow / "METADATA").write_text("Metadata-Version: 2.1\nName: ray\nVersion: 2.0.0\n")
     machines.add("10.0.0.3", PYTHONPATH=f"{tmp_path / 'shadow'}:{PROJECT}")
-    file = machines.file("~", tracker="http://127.0.0.1:9")
+    file = machines.file("~", tracker="http://ann:secret@127.0.0.1:9")
     code, out, _ = command("doctor", "--cluster", file, "--json")
     assert code == 3
     found = {host: {finding["what"]: finding["fix"] for finding in of} for host, of in judged(out).items()}
@@ -210,6 +214,7 @@ def test_hosts_that_differ_are_found_each_with_its_fix(command, machines, tmp_pa
     gone = "cannot be reached: ssh: connect to host 10.0.0.4 port 22: No route to host"
     assert found["10.0.0.4"] == {gone: "ssh ann@10.0.0.4 hostname"}
     assert {path.name for path in (tmp_path / "10.0.0.1").iterdir()} == {".ray"}  # what was left to be seen is gone
+    assert "secret" not in out + (tmp_path / "words.txt").read_text()  # it travels on the standard input
 
 
 def test_a_host_without_the_project_needs_cluster_up(command, machines, tmp_path):
