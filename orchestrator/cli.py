@@ -44,6 +44,8 @@ Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="For example search.trials=8 data=PATH.")
 ]
 AnyTrial = Annotated[str | None, typer.Argument(metavar="[TRIAL]", help="Without it the whole study is meant.")]
+AnyStudy = Annotated[str | None, typer.Argument(metavar="[STUDY]", help="A study whose needs to check, too.")]
+ClusterPath = Annotated[Path | None, typer.Option("--cluster", help="A cluster's file: its hosts are asked over SSH.")]
 RetryTrials = Annotated[list[str] | None, typer.Option("--retry", help="Try this trial, which has ended, again.")]
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on as the trial writes, until it ends.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
@@ -227,6 +229,23 @@ def ui(port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 5000) -> 
     server = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
     store = ["--backend-store-uri", f"sqlite:///{runs.tracker}", "--default-artifact-root", str(runs.tracker_artifacts)]
     os.execv(sys.executable, [*server, *store])
+
+
+@app.command()
+def doctor(
+    study: AnyStudy = None, overrides: Overrides = None, cluster: ClusterPath = None, as_json: AsJson = False
+) -> None:
+    """Look for what would break a run: here, on every node of RAY_ADDRESS, or on the hosts of a cluster's file."""
+    from orchestrator import checkup, clusterfile
+    from orchestrator import doctor as judge
+
+    asked = checkup.Asked.of(study, overrides or []) if study else checkup.Asked()
+    hosts, expected = checkup.examine(asked, Runs.default(), clusterfile.load(cluster) if cluster else None)
+    found = judge.findings(hosts, expected)
+    _json(judge.to_plain(hosts, found)) if as_json else terminal.print_findings(found)
+    if breaking := judge.count_breaking(found):
+        things = f"{breaking} thing{'s' if breaking > 1 else ''}"
+        raise EnvironmentProblem(f"{things} would break a run", "type what stands below each, then doctor again")
 
 
 @app.command()

@@ -14,7 +14,7 @@ from typing import Any
 
 from orchestrator import __version__
 
-_PACKAGES = ("ray", "torch", "torchvision", "timm", "numpy", "scipy", "mlflow", "optuna", "pydantic", "safetensors")
+PACKAGES = ("ray", "torch", "torchvision", "timm", "numpy", "scipy", "mlflow", "optuna", "pydantic", "safetensors")
 SOURCE = Path(__file__).resolve().parents[1]
 PROVENANCE = "provenance.json"
 """Beside the packages, where these were shipped: the state of the checkout that they come from."""
@@ -26,9 +26,9 @@ def describe_environment() -> dict[str, Any]:
         "orchestrator": __version__,
         "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
         "git": git_state(),
-        "lock_sha256": _sha256(SOURCE / "requirements.lock"),
+        "lock_sha256": sha256(SOURCE / "requirements.lock"),
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "packages": {name: version(name) for name in PACKAGES},
         "platform": platform.platform(),
         "host": platform.node(),
         "cpu": _cpu_model(),
@@ -62,11 +62,11 @@ def _run(*command: str) -> str:
     return done.stdout if done.returncode == 0 else ""
 
 
-def _sha256(path: Path) -> str | None:
+def sha256(path: Path) -> str | None:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else None
 
 
-def _version(package: str) -> str | None:
+def version(package: str) -> str | None:
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

@@ -18,7 +18,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from orchestrator import shipping
+from orchestrator import probe, shipping
 from orchestrator.errors import OrchestratorError
 from orchestrator.folder import Runs, user_cache
 
@@ -31,6 +31,7 @@ class Do(StrEnum):
     TAKE_DATA = "take_data"
     STOP_RAY = "stop_ray"
     WHY_NOT_JOINED = "why_not_joined"
+    PROBE = "probe"
 
 
 def main() -> None:
@@ -38,7 +39,7 @@ def main() -> None:
     if words := os.environ.pop("ORCHESTRATOR_WORDS", None):  # a job: see `jobserver.submit`
         return _command(json.loads(words))
     request: dict[str, Any] = json.loads(sys.stdin.buffer.readline())
-    os.environ.update(request["environment"])
+    os.environ.update(request.get("environment", {}))
     try:
         sys.exit(_obey(Do(request["do"]), request))
     except OrchestratorError as error:
@@ -67,6 +68,8 @@ def _obey(do: Do, request: dict[str, Any]) -> int:
         place = _data(request["name"])
         place.parent.mkdir(parents=True, exist_ok=True)
         shipping.unpack(io.BufferedReader(_Following(request["bytes"])), place)
+    elif do is Do.PROBE:
+        print(json.dumps(probe.probe(probe.Question.from_plain(request["question"]))))
     else:
         from orchestrator import rayhost
 

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator import results
+from orchestrator.findings import Finding, Level
 from orchestrator.folder import StudyFolder
 from orchestrator.plan import Plan
 from orchestrator.record import Record, TrialRecord
@@ -209,6 +210,21 @@ def print_verdict(record: Record) -> None:
         console.print(f"[bold]verdict: {support}[/]. {escape(sentence)}", soft_wrap=_SOFT)
     if record.study.get("data") == "builtin":
         console.print("[yellow]This ran on the task's built-in data, not on real data.[/]")
+
+
+_LEVEL_STYLE = {Level.BREAKS: "bold red", Level.WARNS: "yellow", Level.FINE: "green"}
+
+
+def print_findings(found: Sequence[Finding]) -> None:
+    """Each with its reason, and below it what to type, in one line that can be copied."""
+    width = max((len(finding.host) for finding in found), default=0)
+    for finding in found:
+        why = f"[dim]; {escape(finding.why)}[/]" if finding.why else ""
+        style = _LEVEL_STYLE[finding.level]
+        host = escape(f"{finding.host:{width}}")
+        console.print(f"[{style}]{finding.level:6}[/]  {host}  {escape(finding.what)}{why}", soft_wrap=_SOFT)
+        if finding.fix:
+            console.print(f"        → {escape(finding.fix)}", soft_wrap=True)
 
 
 def say(line: str) -> None:

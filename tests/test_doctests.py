@@ -29,6 +29,8 @@ def modules_of(package) -> list[str]:
         "orchestrator.study",
         "orchestrator.studyfile",
         "orchestrator.finalists",
+        "orchestrator.gpus",
+        "orchestrator.trackercheck",
     ],
 )
 def test_examples(module):
