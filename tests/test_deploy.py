@@ -265,6 +265,7 @@ def test_a_job_on_slurm_goes_on_with_a_study_that_has_begun(tmp_path):
     journal = tmp_path / "runs" / "study" / "journal.jsonl"
     journal.parent.mkdir(parents=True)
     journal.touch()
+    (tmp_path / ".ray-result-7").write_text("130")  # what the job left when it was queued again
     job = Job(tmp_path, "my/study.yaml", "search.trials=8")
     (tmp_path / "over").write_text("1")
     assert job.end() == 1
