@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import re
 import tempfile
 import threading
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator import registry
-from orchestrator.cluster import Sharing, others_hold  # before Ray: it settles how Ray behaves
+from orchestrator.cluster import Sharing, nodes, others_hold  # before Ray: it settles how Ray behaves
 from orchestrator.folder import TrialFolder
 from orchestrator.pool import Pool
 from orchestrator.worker import Attempt, TrialSpec, peak_bytes
@@ -37,6 +36,7 @@ from ray.tune.experiment import Trial
 _COLOURS = re.compile(r"\x1b\[\d+m")
 _STOP_PATIENCE_SECONDS = 2.0
 _HEARTBEAT_SECONDS = 1.0
+_LOOK_SECONDS = 2.0  # between two looks at the nodes
 _COORDINATOR_BYTES = 200e6  # of a trial whose work is in maps
 
 
@@ -46,7 +46,7 @@ def run_trials(driver: Driver, on_change: Callable[[], None]) -> None:
     ``on_change`` is called often, from this thread.
     """
     sharing = Sharing()
-    with _environment(TUNE_MAX_PENDING_TRIALS_PG=str(driver.plan.concurrent)), _quiet_tune():
+    with _quiet_tune():
         while not driver.finished:
             _fit(driver, sharing, on_change)
             while sharing.gives_way() and not driver.stop.is_set():  # every place was given to others: their turn
@@ -231,6 +231,7 @@ class _Placing(_NotSaved, tune.Callback):
         self._workers: dict[str, Any] = {}  # trial → the actor that ran it last
         self._peaks: dict[str, int] = {}
         self._began: set[tuple[str, int]] = set()
+        self._next_look = 0.0
         driver.kill = self._kill
 
     def kill_soon(self) -> None:
@@ -264,7 +265,15 @@ class _Placing(_NotSaved, tune.Callback):
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         self._driver.tick()
+        self._look_at_nodes()
         self._on_change()
+
+    def _look_at_nodes(self) -> None:
+        """Nodes come and go while the study runs. One place is always offered: Tune sleeps when it is offered none."""
+        if time.monotonic() > self._next_look:
+            self._next_look = time.monotonic() + _LOOK_SECONDS
+            need = self._driver.plan.study.resources
+            self._driver.places = max(1, sum(node.holds(need) for node in nodes().values()))
 
     def _kill_all(self) -> None:
         for trial in list(self._workers):
@@ -281,20 +290,6 @@ def _worker_error(trial: Trial) -> str:
         return "Ray gave no reason"
     words = "".join(Path(trial.error_file).read_text(encoding="utf-8").partition("\n")[2:]).strip()
     return _COLOURS.sub("", words)
-
-
-@contextlib.contextmanager
-def _environment(**values: str) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+import time
 from contextlib import contextmanager
 
 import invariants
@@ -13,7 +14,7 @@ import ray
 from ray.cluster_utils import Cluster
 from running import Bench, outcome, some_events
 
-from orchestrator.events import TrialPlaced, TrialStarted
+from orchestrator.events import TrialContinued, TrialEnded, TrialInterrupted, TrialPlaced, TrialStarted
 from orchestrator.journal import read
 from orchestrator.states import State
 
@@ -119,3 +120,48 @@ def test_two_studies_share_a_cluster(tmp_path, slots):
     print("order of starts while both had work:", " ".join(order))
     assert len(order) >= 8
     assert longest <= 5
+
+
+def test_a_node_that_joins_is_used(tmp_path):
+    """A study that began on one place takes the new node's while its first trial still runs, up to ``concurrent``."""
+    search = {"algorithm": "random", "trials": 8, "concurrent": 3, "space": {"x": {"uniform": [-1, 1]}}}
+    gate = tmp_path / "gate"
+    with cluster(head_cpus=1) as nodes:
+        bench = Bench(tmp_path, "s", search=search, params={"steps": 4, "saves": True, "wait_for": str(gate)})
+        bench.environment["RAY_ADDRESS"] = nodes.address
+        process = bench.start()
+        assert bench.until(lambda: any(t.steps for t in trials_of(bench)), process)
+        joined, second = time.time(), nodes.add_node(num_cpus=4)
+        assert bench.until(lambda: len(placed_on(bench, second)) == 2, process)
+        seconds = [round(e.at - joined, 1) for e in placed_on(bench, second)]
+        print("seconds from its start until a trial ran on it:", seconds)
+        assert max(seconds) < 30
+        assert bench.record.trials["t0000"].state is State.RUNNING
+        gate.touch()
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 0, out + err
+    assert bench.record.count(State.FINISHED) == 8
+    assert most_at_once(bench) == 3
+    invariants.check(bench.record, bench.folder.journal, bench.tracker)
+
+
+def trials_of(bench: Bench):
+    return list(bench.record.trials.values()) if bench.events() else []
+
+
+def placed_on(bench: Bench, node) -> list[TrialPlaced]:
+    events = [event for event, _ in read(bench.folder.journal)]
+    return [e for e in events if isinstance(e, TrialPlaced) and e.node_id == node.node_id]
+
+
+def most_at_once(bench: Bench) -> int:
+    """The most attempts that had begun and not ended, as the journal has it."""
+    running: set[str] = set()
+    most = 0
+    for event, _ in read(bench.folder.journal):
+        if isinstance(event, TrialStarted | TrialContinued):
+            running.add(event.trial)
+        elif isinstance(event, TrialEnded | TrialInterrupted):
+            running.discard(event.trial)
+        most = max(most, len(running))
+    return most
