@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator import checkpoint, failures, limits
+from orchestrator import checkpoint, failures, fence, limits
 from orchestrator.control import Command, Mailbox, Request
 from orchestrator.errors import EnvironmentProblem
 from orchestrator.events import (
@@ -121,6 +121,7 @@ class Driver:
         return [t for t in finalists(self.plan.study, self._record) if t.id not in self._record.trials]
 
     def _begin(self, trial: TrialRecord) -> TrialSpec:
+        fence.raise_to(self._folder.trial(trial.id).attempt, trial.attempt)
         self._live[trial.id] = math.inf
         study, metric = self.plan.study, self.plan.study.search
         return TrialSpec(

@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator import checkpoint, failures, registry
+from orchestrator import checkpoint, failures, fence, registry
 from orchestrator.events import Cause, Event, Reported, Saved, TrialEnded, TrialInterrupted, TrialPlaced
 from orchestrator.folder import TrialFolder
 from orchestrator.jobs import Executor, InProcess
@@ -242,7 +242,8 @@ class TrialContext:
         # A checkpoint may be ahead of the journal. It then holds the reports that a resume behind it would miss.
         notes = [vars(report) for report in self._attempt.uncertain()]
         notes.insert(0, {"trial": self._spec.id, "after": self._attempt.certain})
-        checkpoint.save(self._folder.checkpoint, step, state, score if math.isfinite(score) else -math.inf, notes)
+        score = score if math.isfinite(score) else -math.inf
+        checkpoint.save(self._folder.checkpoint, step, state, score, notes, self._end_if_passed)
         self._saved = step
         self._attempt.put(Saved(self._spec.id, step))
         self._pause_if_due()
@@ -278,6 +279,7 @@ class TrialContext:
         return self._maps.run(function, items, name, keys)
 
     def artifact(self, name: str) -> Path:
+        self._end_if_passed()
         root = self._folder.artifacts.resolve()
         path = (root / name).resolve()
         if root not in path.parents:
@@ -287,6 +289,11 @@ class TrialContext:
 
     def figure(self, name: str, figure: Any) -> None:
         figure.savefig(self.artifact(f"{name}.png"), dpi=120, bbox_inches="tight")
+
+    def _end_if_passed(self) -> None:
+        """The driver took this attempt for dead and another has begun: it is to leave no more files."""
+        if fence.is_passed(self._folder.attempt, self._spec.attempt):
+            raise Stopped
 
     def _pause_if_due(self) -> None:
         """Pausing comes after the checkpoint of the step that was waited for, or, without one, before the next step."""
