@@ -57,7 +57,7 @@ def connect() -> Iterator[list[Node]]:
         raise KeyboardInterrupt from error
     logging.getLogger("ray").setLevel(logging.ERROR)
     try:
-        yield list(nodes().values())
+        yield list(nodes(leaving=True).values())
     finally:
         ray.shutdown()
 
@@ -74,13 +74,23 @@ def _check_answers(address: str) -> None:
         ) from error
 
 
-def nodes() -> dict[str, Node]:
-    """The nodes that are alive, by Ray's id."""
+def nodes(leaving: bool = False) -> dict[str, Node]:
+    """The nodes that are alive, by Ray's id; those that are about to be taken away too only if ``leaving``."""
+    gone = frozenset() if leaving else draining()
     return {
         node["NodeID"]: Node(node["NodeName"], node["Resources"].get("CPU", 0), node["Resources"].get("GPU", 0))
         for node in ray.nodes()
-        if node["Alive"]
+        if node["Alive"] and node["NodeID"] not in gone
     }
+
+
+def draining() -> frozenset[str]:
+    """Ray's ids of the nodes that are about to be taken away, as before a spot machine's end: Ray starts nothing there.
+
+    Ray tells this to its own libraries only. Where that has changed, such a node is lost when it goes, like any other.
+    """
+    ask = getattr(getattr(ray._private.state, "state", None), "get_draining_nodes", None)
+    return frozenset(ask()) if ask is not None else frozenset()
 
 
 def others_hold(node_id: str, need: Resources) -> bool:

@@ -29,7 +29,7 @@ from typing import Any
 import numpy as np
 
 from orchestrator import checkpoint, failures, fence, registry
-from orchestrator.events import Cause, Event, Reported, Saved, TrialEnded, TrialInterrupted, TrialPlaced
+from orchestrator.events import Cause, Event, ItemsDone, Reported, Saved, TrialEnded, TrialInterrupted, TrialPlaced
 from orchestrator.folder import TrialFolder
 from orchestrator.jobs import Executor, InProcess
 from orchestrator.logs import log_to
@@ -80,6 +80,10 @@ class Paused(Stopped):
     """The trial has come to where it waits for others."""
 
 
+class Drained(Stopped):
+    """The trial's node is about to be taken away, and all that it has done is on disk."""
+
+
 class Attempt:
     """A task at work in a thread; its events are fetched by `next`."""
 
@@ -90,7 +94,7 @@ class Attempt:
         self.certain = spec.reported  # the last step that is known to be in the journal
         self._handed: list[Event] = []  # what `next` gave out last: it counts once `next` is called again
         self._change = threading.Condition()
-        self._over = self._stopping = False
+        self._over = self._stopping = self._leaving = False
         self._thread = threading.Thread(target=self._run, name=spec.id, daemon=True)
         _forget_peak()
 
@@ -137,6 +141,10 @@ class Attempt:
             self._thread.join(0.1)
         return not self._thread.is_alive()
 
+    def leave(self) -> None:
+        """End it at its next checkpoint, or when the next items of a map are done; a task with neither goes on."""
+        self._leaving = True
+
     def put(self, event: Event) -> None:
         """Called in the task's thread. Raises `Stopped` when the attempt is to end."""
         with self._change:
@@ -145,6 +153,8 @@ class Attempt:
                 raise Stopped
             self._events.append(event)
             self._change.notify_all()
+        if self._leaving and isinstance(event, Saved | ItemsDone):
+            raise Drained
 
     def _run(self) -> None:
         try:
@@ -180,6 +190,8 @@ def _outcome(spec: TrialSpec, context: TrialContext) -> Event | None:
         return _finish(spec, context, task.run(task.params(**spec.params), context))
     except Paused:
         return TrialInterrupted(spec.id, Cause.PAUSED, f"waits at step {context.step}")
+    except Drained:
+        return TrialInterrupted(spec.id, Cause.DRAINED, "its node is being drained")
     except Stopped:
         return None
     except Diverged as error:
