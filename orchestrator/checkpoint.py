@@ -11,8 +11,9 @@ import json
 import math
 import os
 import shutil
+import uuid
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -28,10 +29,16 @@ class Checkpoint(NamedTuple):
 
 
 def save(
-    folder: Path, step: int, state: Mapping[str, Any], score: float = -math.inf, notes: Sequence[Mapping[str, Any]] = ()
+    folder: Path,
+    step: int,
+    state: Mapping[str, Any],
+    score: float = -math.inf,
+    notes: Sequence[Mapping[str, Any]] = (),
+    last_look: Callable[[], None] = lambda: None,
 ) -> None:
     """Write ``step-<n>.safetensors``; of the older ones keep the one of the highest ``score``, the newer in a tie.
 
+    ``last_look`` is called when it is all written and before it appears: what it raises keeps it from appearing.
     Raises TypeError for a value that is neither a tensor nor plain (None, bool, number, string, list, tuple, dict), and
     OSError when the disk is full: what was there before is as it was.
     """
@@ -42,19 +49,21 @@ def save(
     tree = _flatten(state, tensors, "state")
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"step-{step:09d}.safetensors"
-    aside = path.with_suffix(".tmp")
+    aside = path.with_suffix(f".{uuid.uuid4().hex[:8]}.tmp")  # an attempt that was given up may be writing the same
     metadata = {"step": str(step), "score": repr(score), "notes": json.dumps(list(notes)), "tree": json.dumps(tree)}
     metadata["crc"] = _checksum(tensors, metadata)
     try:
         save_file(tensors, aside, metadata=metadata)
         with aside.open("rb") as file:
             os.fsync(file.fileno())
-    except (OSError, SafetensorError) as error:
+        last_look()
+        os.replace(aside, path)
+    except BaseException as error:
         aside.unlink(missing_ok=True)
-        if "os error 28" in str(error):  # safetensors writes in Rust and says it in its own words
+        # safetensors writes in Rust and says it in its own words
+        if isinstance(error, OSError | SafetensorError) and "os error 28" in str(error):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(path)) from error
         raise
-    os.replace(aside, path)
     _drop_old(folder, path)
 
 
@@ -108,6 +117,8 @@ def _drop_old(folder: Path, newest: Path) -> None:
     older = [path for path in _files(folder) if path != newest]
     for path in sorted(older, key=lambda path: (_score(path), path.name))[: -(KEEP - 1)]:
         path.unlink()
+    for left in folder.glob("step-*.tmp"):  # by a worker that died at it
+        left.unlink(missing_ok=True)
 
 
 def _score(path: Path) -> float:

@@ -24,6 +24,7 @@ _SETTINGS = {
     "TUNE_DISABLE_STRICT_METRIC_CHECKING": "1",  # a failing trial ends without the metric
     "TUNE_FORCE_TRIAL_CLEANUP_S": "2",
     "TUNE_GLOBAL_CHECKPOINT_S": "1000000000",
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000000",  # the driver proposes no more than there is room for
     "TUNE_PRINT_ALL_TRIAL_ERRORS": "0",
     "TUNE_WARN_THRESHOLD_S": "1000",
 }
@@ -61,7 +62,7 @@ def connect() -> Iterator[list[Node]]:
         raise KeyboardInterrupt from error
     logging.getLogger("ray").setLevel(logging.ERROR)
     try:
-        yield list(nodes().values())
+        yield list(nodes(leaving=True).values())
     finally:
         ray.shutdown()
 
@@ -78,12 +79,13 @@ def _check_answers(address: str) -> None:
         ) from error
 
 
-def nodes() -> dict[str, Node]:
-    """The nodes that are alive, by Ray's id."""
+def nodes(leaving: bool = False) -> dict[str, Node]:
+    """The nodes that are alive, by Ray's id; those that are about to be taken away too only if ``leaving``."""
+    gone = frozenset() if leaving else draining()
     return {
         node["NodeID"]: Node(node["NodeName"], node["Resources"].get("CPU", 0), node["Resources"].get("GPU", 0))
         for node in ray.nodes()
-        if node["Alive"]
+        if node["Alive"] and node["NodeID"] not in gone
     }
 
 
@@ -127,6 +129,15 @@ def on_every_node(function: Callable[..., T], *words: Any, patience: float = 30.
     for ref in late:
         ray.cancel(ref, force=True)
     return [(node, said.get(id)) for id, node in alive.items()]
+
+
+def draining() -> frozenset[str]:
+    """Ray's ids of the nodes that are about to be taken away, as before a spot machine's end: Ray starts nothing there.
+
+    Ray tells this to its own libraries only. Where that has changed, such a node is lost when it goes, like any other.
+    """
+    ask = getattr(getattr(ray._private.state, "state", None), "get_draining_nodes", None)
+    return frozenset(ask()) if ask is not None else frozenset()
 
 
 def others_hold(node_id: str, need: Resources) -> bool:

@@ -17,7 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator import checkpoint, failures, limits
+from orchestrator import checkpoint, failures, fence, limits
 from orchestrator.control import Command, Mailbox, Request
 from orchestrator.errors import EnvironmentProblem
 from orchestrator.events import (
@@ -63,6 +63,7 @@ class Driver:
         self.cut: limits.Cut | None = None  # how and why the study ends before everything has run
         self.trouble: EnvironmentProblem | None = None
         self.kill: Callable[[str], None] = lambda trial: None
+        self.places = plan.concurrent  # attempts that the nodes hold at once; whoever places them keeps it right
         self._journal, self._record, self._folder, self._cache = journal, journal.record, folder, cache
         self._searcher, self._scheduler = searcher, scheduler
         self._mailbox = Mailbox(folder)
@@ -85,7 +86,7 @@ class Driver:
     @property
     def has_room(self) -> bool:
         """Whether fewer attempts run than may at once."""
-        return len(self._live) < self.plan.concurrent
+        return len(self._live) < min(self.places, self.plan.study.search.concurrent or self.places)
 
     @property
     def finished(self) -> bool:
@@ -120,6 +121,7 @@ class Driver:
         return [t for t in finalists(self.plan.study, self._record) if t.id not in self._record.trials]
 
     def _begin(self, trial: TrialRecord) -> TrialSpec:
+        fence.raise_to(self._folder.trial(trial.id).attempt, trial.attempt)
         self._live[trial.id] = math.inf
         study, metric = self.plan.study, self.plan.study.search
         return TrialSpec(

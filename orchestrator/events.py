@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from orchestrator.states import State
 
-VERSION = 3  # of the journal's format; 1 had no resume, interruptions or mutations, 2 no maps; both still read
+VERSION = 4  # of the journal's format; 1 had no resume, interruptions or mutations, 2 no maps, 3 no drains; all read
 _TAIL = len(',"crc":"00000000"}')
 
 
@@ -25,6 +25,7 @@ class Cause(StrEnum):
     FAILED = "failed"  # its task raised, or its worker died
     STALLED = "stalled"  # it reported nothing for too long
     LOST = "lost"  # its worker could not start, or was needed elsewhere: not the trial's fault
+    DRAINED = "drained"  # its node is to be taken away: it left at a checkpoint
     PAUSED = "paused"  # it waits at a rung for the others
     NO_SPACE = "no space"  # the disk of its folder is full
     STOPPED = "stopped"  # the whole study stopped

@@ -36,6 +36,11 @@ class TrialFolder:
     def checkpoint(self) -> Path:
         return self.root / "checkpoint"
 
+    @property
+    def attempt(self) -> Path:
+        """The number of its last attempt: see `fence`."""
+        return self.root / "attempt"
+
 
 @dataclass(frozen=True)
 class StudyFolder:

@@ -1,11 +1,14 @@
 """The append-only record of a study on disk. The journal is the truth; everything else is made from it.
 
-The driver is the only writer and holds a lock on the file while it writes. A torn last line (the writer died in the
+The driver is the only writer and holds a lock on the file while it writes. Where a disk's locks do not reach from host
+to host, or a host that was cut off has lost its own, a resume elsewhere writes on: the writer before finds that the
+file has grown without it, and stops. A torn last line (the writer died in the
 middle of it) is dropped at the next opening; damage anywhere else is an error, never skipped.
 """
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import socket
@@ -13,7 +16,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from orchestrator.errors import EnvironmentProblem, FolderBusy, JournalDamaged
+from orchestrator.errors import EnvironmentProblem, FolderBusy, JournalDamaged, JournalTaken
 from orchestrator.events import (
     VERSION,
     Cause,
@@ -32,6 +35,7 @@ from orchestrator.record import Record, replay
 from orchestrator.states import State
 
 DIED = "its process died"
+_NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 # Not worth a sync to disk each: if the machine loses power before the next event that is, they happen again alike.
 _CHEAP = (TrialStarted, TrialContinued, TrialPlaced, Reported, Saved)
 
@@ -61,8 +65,14 @@ class Journal:
     def append(self, *events: Event) -> None:
         """Write events, all or none, and fold them in; when this returns they survive the death of this process.
 
-        Raises OSError when the disk takes no more: the events do not count then, and the file is as before.
+        Raises OSError when the disk takes no more: the events do not count then, and the file is as before. Raises
+        `JournalTaken` when another process has written since: nothing of this one's is written any more.
         """
+        if not self._is_ours():
+            raise JournalTaken(
+                f"{self.path} is being written by another process, too{owner(self.path)}: this one stops",
+                "that one goes on with the study; keep studies on a disk whose locks hold on all hosts, as NFS 4's do",
+            )
         lines = b"".join([encode(event) for event in events])
         try:
             written = 0
@@ -77,8 +87,12 @@ class Journal:
         for event in events:
             self.record.apply(event)
 
+    def _is_ours(self) -> bool:
+        return os.fstat(self._fd).st_size == self._end
+
     def close(self) -> None:
-        self.path.with_suffix(".pid").unlink(missing_ok=True)
+        if self._is_ours():
+            self.path.with_suffix(".pid").unlink(missing_ok=True)
         os.close(self._fd)
 
     def __enter__(self) -> Journal:
@@ -160,3 +174,10 @@ def _lock(fd: int, path: Path) -> None:
             if not remaining:
                 raise FolderBusy(f"{path.parent} is being written by another process{owner(path)}") from error
             time.sleep(0.02)
+        except OSError as error:
+            if error.errno not in _NO_LOCKS:
+                raise
+            raise EnvironmentProblem(
+                f"the disk of {path.parent} locks no files ({error.strerror}): two processes could run the same study",
+                "set ORCHESTRATOR_RUNS to a folder on another disk (NFS: version 4, or mounted without nolock)",
+            ) from error

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import re
 import tempfile
 import threading
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator import registry
-from orchestrator.cluster import Sharing, others_hold  # before Ray: it settles how Ray behaves
+from orchestrator.cluster import Sharing, draining, nodes, others_hold  # before Ray: it settles how Ray behaves
 from orchestrator.folder import TrialFolder
 from orchestrator.pool import Pool
 from orchestrator.worker import Attempt, TrialSpec, peak_bytes
@@ -37,6 +36,7 @@ from ray.tune.experiment import Trial
 _COLOURS = re.compile(r"\x1b\[\d+m")
 _STOP_PATIENCE_SECONDS = 2.0
 _HEARTBEAT_SECONDS = 1.0
+_LOOK_SECONDS = 2.0  # between two looks at the nodes
 _COORDINATOR_BYTES = 200e6  # of a trial whose work is in maps
 
 
@@ -46,7 +46,7 @@ def run_trials(driver: Driver, on_change: Callable[[], None]) -> None:
     ``on_change`` is called often, from this thread.
     """
     sharing = Sharing()
-    with _environment(TUNE_MAX_PENDING_TRIALS_PG=str(driver.plan.concurrent)), _quiet_tune():
+    with _quiet_tune():
         while not driver.finished:
             _fit(driver, sharing, on_change)
             while sharing.gives_way() and not driver.stop.is_set():  # every place was given to others: their turn
@@ -103,24 +103,31 @@ class _Trainable(tune.Trainable):
         events = self._attempt.next(_HEARTBEAT_SECONDS)
         return {"events": events, "attempt": self._attempt.spec.attempt, "peak": peak_bytes()}
 
+    def leave(self, nodes: frozenset[str]) -> None:
+        """These nodes are about to be taken away; called between two messages."""
+        if self._attempt is not None and ray.get_runtime_context().get_node_id() in nodes:
+            self._attempt.leave()
+
     def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take the next attempt. A worker that cannot ends: of one that says False, Tune tells nobody, and all wait."""
         assert self._attempt is not None
-        ended = self._attempt.stop(_STOP_PATIENCE_SECONDS)
-        if ended:
-            self.setup(new_config)
-        return ended
+        leaves = ray.get_runtime_context().get_node_id() in draining()
+        if leaves or not self._attempt.stop(_STOP_PATIENCE_SECONDS):
+            ray.actor.exit_actor()
+        self.setup(new_config)
+        return True
 
     def cleanup(self) -> None:
         if self._attempt is not None:
             self._attempt.stop(0.0)
 
 
-def _places(need: Resources, maps: bool, avoid: str | None) -> tune.PlacementGroupFactory:
-    """What an attempt needs, and the node where it should not go: a worker is reused if both are the same.
+def _places(need: Resources, maps: bool, avoid: tuple[str, ...]) -> tune.PlacementGroupFactory:
+    """What an attempt needs, and the nodes where it should not go: a worker is reused if both are the same.
 
     A trial that maps leaves the processors to its items, or they would wait for what it holds itself.
     """
-    selector = [{"ray.io/node-id": f"!{avoid}"}] if avoid else None
+    selector = [{"ray.io/node-id": f"!in({','.join(avoid)})"}] if avoid else None
     bundle = {"memory": _COORDINATOR_BYTES} if maps else {"CPU": need.cpus, **({"GPU": need.gpus} if need.gpus else {})}
     return tune.PlacementGroupFactory([bundle], bundle_label_selector=selector)
 
@@ -180,8 +187,10 @@ class _TuneSearcher(_NotSaved, search.Searcher):
         if spec is None:
             return None
         self._of[trial_id] = spec.id
-        avoid = spec.avoid if spec.avoid and others_hold(spec.avoid, self._driver.plan.study.resources) else None
-        return {"spec": spec, "avoid": avoid}
+        avoid = set(draining())  # where a worker may wait to be reused
+        if spec.avoid and others_hold(spec.avoid, self._driver.plan.study.resources):
+            avoid.add(spec.avoid)
+        return {"spec": spec, "avoid": tuple(sorted(avoid))}
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         self._driver.gone(self._of.pop(trial_id))
@@ -231,6 +240,7 @@ class _Placing(_NotSaved, tune.Callback):
         self._workers: dict[str, Any] = {}  # trial → the actor that ran it last
         self._peaks: dict[str, int] = {}
         self._began: set[tuple[str, int]] = set()
+        self._next_look = 0.0
         driver.kill = self._kill
 
     def kill_soon(self) -> None:
@@ -264,7 +274,19 @@ class _Placing(_NotSaved, tune.Callback):
 
     def on_step_end(self, iteration: int, trials: list[Trial], **info: Any) -> None:
         self._driver.tick()
+        self._look_at_nodes(trials)
         self._on_change()
+
+    def _look_at_nodes(self, trials: list[Trial]) -> None:
+        """Nodes come and go while the study runs. One place is always offered: Tune sleeps when it is offered none."""
+        if time.monotonic() > self._next_look:
+            self._next_look = time.monotonic() + _LOOK_SECONDS
+            need = self._driver.plan.study.resources
+            self._driver.places = max(1, sum(node.holds(need) for node in nodes().values()))
+            if leaving := draining():
+                for trial in trials:
+                    if trial.status == Trial.RUNNING and (worker := trial.temporary_state.ray_actor) is not None:
+                        worker.leave.remote(leaving)
 
     def _kill_all(self) -> None:
         for trial in list(self._workers):
@@ -281,20 +303,6 @@ def _worker_error(trial: Trial) -> str:
         return "Ray gave no reason"
     words = "".join(Path(trial.error_file).read_text(encoding="utf-8").partition("\n")[2:]).strip()
     return _COLOURS.sub("", words)
-
-
-@contextlib.contextmanager
-def _environment(**values: str) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
 
 
 @contextlib.contextmanager

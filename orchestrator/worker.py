@@ -28,8 +28,8 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator import checkpoint, failures, registry
-from orchestrator.events import Cause, Event, Reported, Saved, TrialEnded, TrialInterrupted, TrialPlaced
+from orchestrator import checkpoint, failures, fence, registry
+from orchestrator.events import Cause, Event, ItemsDone, Reported, Saved, TrialEnded, TrialInterrupted, TrialPlaced
 from orchestrator.folder import TrialFolder
 from orchestrator.jobs import Executor, InProcess
 from orchestrator.logs import log_to
@@ -80,6 +80,10 @@ class Paused(Stopped):
     """The trial has come to where it waits for others."""
 
 
+class Drained(Stopped):
+    """The trial's node is about to be taken away, and all that it has done is on disk."""
+
+
 class Attempt:
     """A task at work in a thread; its events are fetched by `next`."""
 
@@ -90,7 +94,7 @@ class Attempt:
         self.certain = spec.reported  # the last step that is known to be in the journal
         self._handed: list[Event] = []  # what `next` gave out last: it counts once `next` is called again
         self._change = threading.Condition()
-        self._over = self._stopping = False
+        self._over = self._stopping = self._leaving = False
         self._thread = threading.Thread(target=self._run, name=spec.id, daemon=True)
         _forget_peak()
 
@@ -137,6 +141,10 @@ class Attempt:
             self._thread.join(0.1)
         return not self._thread.is_alive()
 
+    def leave(self) -> None:
+        """End it at its next checkpoint, or when the next items of a map are done; a task with neither goes on."""
+        self._leaving = True
+
     def put(self, event: Event) -> None:
         """Called in the task's thread. Raises `Stopped` when the attempt is to end."""
         with self._change:
@@ -145,6 +153,8 @@ class Attempt:
                 raise Stopped
             self._events.append(event)
             self._change.notify_all()
+        if self._leaving and isinstance(event, Saved | ItemsDone):
+            raise Drained
 
     def _run(self) -> None:
         try:
@@ -163,6 +173,8 @@ def run_task(spec: TrialSpec, attempt: Attempt) -> Event | None:
     """Run the task to its end and say how that was; None when it was stopped. Never raises for what the task does."""
     folder = TrialFolder(spec.folder)
     context = TrialContext(spec, folder, attempt)
+    if not folder.root.parents[1].exists():  # made here, it would be this node's alone
+        return _blind(spec, folder.root.parents[1])
     try:
         folder.artifacts.mkdir(parents=True, exist_ok=True)
         with log_to(folder.log):
@@ -175,11 +187,15 @@ def run_task(spec: TrialSpec, attempt: Attempt) -> Event | None:
 
 def _outcome(spec: TrialSpec, context: TrialContext) -> Event | None:
     try:
+        if spec.data is not None and not spec.data.exists():
+            return _blind(spec, spec.data)
         _seed_globals(spec.seed)
         task = registry.task(spec.task)
         return _finish(spec, context, task.run(task.params(**spec.params), context))
     except Paused:
         return TrialInterrupted(spec.id, Cause.PAUSED, f"waits at step {context.step}")
+    except Drained:
+        return TrialInterrupted(spec.id, Cause.DRAINED, "its node is being drained")
     except Stopped:
         return None
     except Diverged as error:
@@ -188,6 +204,11 @@ def _outcome(spec: TrialSpec, context: TrialContext) -> Event | None:
         with contextlib.suppress(OSError):
             traceback.print_exc()
         return _failure(spec, error)
+
+
+def _blind(spec: TrialSpec, path: Path) -> Event:
+    """A node that joined late lacks what the others were asked for before the start. Another node may do."""
+    return TrialEnded(spec.id, State.FAILED, f"node {socket.gethostname()} does not see {path}")
 
 
 def _failure(spec: TrialSpec, error: Exception) -> Event:
@@ -242,7 +263,8 @@ class TrialContext:
         # A checkpoint may be ahead of the journal. It then holds the reports that a resume behind it would miss.
         notes = [vars(report) for report in self._attempt.uncertain()]
         notes.insert(0, {"trial": self._spec.id, "after": self._attempt.certain})
-        checkpoint.save(self._folder.checkpoint, step, state, score if math.isfinite(score) else -math.inf, notes)
+        score = score if math.isfinite(score) else -math.inf
+        checkpoint.save(self._folder.checkpoint, step, state, score, notes, self._end_if_passed)
         self._saved = step
         self._attempt.put(Saved(self._spec.id, step))
         self._pause_if_due()
@@ -278,6 +300,7 @@ class TrialContext:
         return self._maps.run(function, items, name, keys)
 
     def artifact(self, name: str) -> Path:
+        self._end_if_passed()
         root = self._folder.artifacts.resolve()
         path = (root / name).resolve()
         if root not in path.parents:
@@ -287,6 +310,11 @@ class TrialContext:
 
     def figure(self, name: str, figure: Any) -> None:
         figure.savefig(self.artifact(f"{name}.png"), dpi=120, bbox_inches="tight")
+
+    def _end_if_passed(self) -> None:
+        """The driver took this attempt for dead and another has begun: it is to leave no more files."""
+        if fence.is_passed(self._folder.attempt, self._spec.attempt):
+            raise Stopped
 
     def _pause_if_due(self) -> None:
         """Pausing comes after the checkpoint of the step that was waited for, or, without one, before the next step."""

@@ -5,6 +5,9 @@ from __future__ import annotations
 import os
 import random
 import signal
+import subprocess
+import sys
+import time
 from contextlib import contextmanager
 
 import invariants
@@ -13,7 +16,7 @@ import ray
 from ray.cluster_utils import Cluster
 from running import Bench, outcome, some_events
 
-from orchestrator.events import TrialPlaced, TrialStarted
+from orchestrator.events import Cause, TrialContinued, TrialEnded, TrialInterrupted, TrialPlaced, TrialStarted
 from orchestrator.journal import read
 from orchestrator.states import State
 
@@ -119,3 +122,98 @@ def test_two_studies_share_a_cluster(tmp_path, slots):
     print("order of starts while both had work:", " ".join(order))
     assert len(order) >= 8
     assert longest <= 5
+
+
+def test_a_node_that_joins_is_used(tmp_path):
+    """A study that began on one place takes the new node's while its first trial still runs, up to ``concurrent``."""
+    search = {"algorithm": "random", "trials": 8, "concurrent": 3, "space": {"x": {"uniform": [-1, 1]}}}
+    gate = tmp_path / "gate"
+    with cluster(head_cpus=1) as nodes:
+        bench = Bench(tmp_path, "s", search=search, params={"steps": 4, "saves": True, "wait_for": str(gate)})
+        bench.environment["RAY_ADDRESS"] = nodes.address
+        process = bench.start()
+        assert bench.until(lambda: any(t.steps for t in trials_of(bench)), process)
+        joined, second = time.time(), nodes.add_node(num_cpus=4)
+        assert bench.until(lambda: len(placed_on(bench, second)) == 2, process)
+        seconds = [round(e.at - joined, 1) for e in placed_on(bench, second)]
+        print("seconds from its start until a trial ran on it:", seconds)
+        assert max(seconds) < 30
+        assert bench.record.trials["t0000"].state is State.RUNNING
+        gate.touch()
+        out, err = process.communicate(timeout=120)
+        assert process.returncode == 0, out + err
+    assert bench.record.count(State.FINISHED) == 8
+    assert most_at_once(bench) == 3
+    invariants.check(bench.record, bench.folder.journal, bench.tracker)
+
+
+def trials_of(bench: Bench):
+    return list(bench.record.trials.values()) if bench.events() else []
+
+
+def placed_on(bench: Bench, node) -> list[TrialPlaced]:
+    events = [event for event, _ in read(bench.folder.journal)]
+    return [e for e in events if isinstance(e, TrialPlaced) and e.node_id == node.node_id]
+
+
+def most_at_once(bench: Bench) -> int:
+    """The most attempts that had begun and not ended, as the journal has it."""
+    running: set[str] = set()
+    most = 0
+    for event, _ in read(bench.folder.journal):
+        if isinstance(event, TrialStarted | TrialContinued):
+            running.add(event.trial)
+        elif isinstance(event, TrialEnded | TrialInterrupted):
+            running.discard(event.trial)
+        most = max(most, len(running))
+    return most
+
+
+def test_a_node_is_drained(tmp_path):
+    """Before a spot machine is taken away: its trials leave it at a checkpoint, no step is lost and nothing failed."""
+    search = {"algorithm": "random", "trials": 5, "space": {"x": {"uniform": [-1, 1]}}}
+    gate = tmp_path / "gate"  # step 2 waits for it: the trials are there however long the others take to start
+    params = {"steps": 60, "saves": True, "noise": 0.1, "pace": 0.2, "wait_for": str(gate)}
+    with cluster(head_cpus=1) as nodes:
+        second = nodes.add_node(num_cpus=2)
+        nodes.wait_for_nodes()
+        bench = Bench(tmp_path, "s", search=search, params=params, failures={"retries": 0})
+        bench.environment["RAY_ADDRESS"] = nodes.address
+        process = bench.start()
+        there = lambda: [t for t in trials_of(bench) if t.state is State.RUNNING and t.node_id == second.node_id]  # noqa: E731
+        assert bench.until(lambda: sum(t.saved for t in there()) == 2, process)
+        third = nodes.add_node(num_cpus=1)
+        drain(nodes, second)
+        gate.touch()
+        left = lambda: [e for e in interruptions(bench) if e.cause is Cause.DRAINED]  # noqa: E731
+        assert bench.until(lambda: len(left()) == 2, process)
+        told = time.time()
+        moved = {e.trial for e in left()}
+        assert bench.until(lambda: moved & {e.trial for e in placed_on(bench, third)}, process)
+        print("seconds from leaving until placed elsewhere:", round(time.time() - told, 1))
+        if second.all_processes["raylet"][0].process.poll() is None:  # Ray ends it itself once nothing runs there
+            nodes.remove_node(second, allow_graceful=False)
+        out, err = process.communicate(timeout=300)
+        assert process.returncode == 0, out + err
+    assert bench.record.count(State.FINISHED) == 5
+    assert {e.reason for e in left()} == {"its node is being drained"}
+    assert {e.cause for e in interruptions(bench)} <= {Cause.DRAINED, Cause.LOST}, (
+        "one may have been about to start there"
+    )
+    assert not any(trial.failures for trial in bench.record.trials.values())
+    assert max(e.at for e in placed_on(bench, second)) < min(e.at for e in left()), "nothing more was started there"
+    for trial in bench.record.trials:
+        executed = (bench.folder.trial(trial).artifacts / "executed.txt").read_text().split()
+        assert executed == [str(step) for step in range(1, 61)]
+    invariants.check(bench.record, bench.folder.journal, bench.tracker)
+
+
+def drain(nodes: Cluster, node) -> None:
+    """What a cloud's notice comes to: Ray is told that the node will be taken away."""
+    words = ["drain-node", "--address", nodes.address, "--node-id", node.node_id, "--deadline-remaining-seconds", "60"]
+    why = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "the machine is taken away"]
+    subprocess.run([sys.executable, "-m", "ray.scripts.scripts", *words, *why], check=True, capture_output=True)
+
+
+def interruptions(bench: Bench) -> list[TrialInterrupted]:
+    return [event for event, _ in read(bench.folder.journal) if isinstance(event, TrialInterrupted)]

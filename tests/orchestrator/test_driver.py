@@ -12,7 +12,7 @@ from lab import run_with_deaths, session
 
 from orchestrator.control import Command, Mailbox, order
 from orchestrator.errors import UserError
-from orchestrator.events import Cause, Reported, TrialContinued, TrialStarted
+from orchestrator.events import Cause, Reported, TrialContinued, TrialEnded, TrialStarted
 from orchestrator.folder import StudyFolder
 from orchestrator.journal import load_record, read
 from orchestrator.states import State
@@ -131,6 +131,28 @@ def test_finalists_are_run_again_on_seeds_of_their_own(undisturbed):
     assert not {t.seed for t in again} & {t.seed for t in whole.trials.values() if not t.of}
     order = sorted((t for t in whole.trials.values() if not t.of), key=lambda t: t.final["loss"])
     assert {t.of for t in again} == {order[0].id, order[1].id, "defaults"}
+
+
+@pytest.mark.parametrize(("concurrent", "most"), [("auto", 3), (2, 2), (1, 1)])
+def test_places_that_come_and_go_are_used(tmp_path, concurrent, most):
+    """The study begins on one place, then there are three, and one again. ``concurrent`` is never exceeded."""
+    over, running, at_once = 0, 0, {False: [], True: []}
+
+    def between(driver):
+        finished = sum(t.state is State.FINISHED for t in load_record(StudyFolder(tmp_path).journal).trials.values())
+        driver.places = 1 if finished >= 6 else 3
+
+    search = {**RANDOM, "trials": 12, "concurrent": concurrent}
+    session(tmp_path, {"search": search, "params": {"steps": 3}}, between=between)
+    for event, _ in read(StudyFolder(tmp_path).journal):
+        if isinstance(event, TrialStarted):
+            running += 1
+            at_once[over >= 6].append(running)
+        elif isinstance(event, TrialEnded):
+            over, running = over + 1, running - 1
+    assert over == 12
+    assert max(at_once[False]) == most
+    assert set(at_once[True]) == {1}
 
 
 # ------------------------------------------------------------------------------------------------ failing trials

@@ -1,12 +1,13 @@
 from __future__ import annotations
 
+import errno
 import math
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from orchestrator.errors import EnvironmentProblem, FolderBusy, JournalDamaged
+from orchestrator.errors import EnvironmentProblem, FolderBusy, JournalDamaged, JournalTaken
 from orchestrator.events import (
     VERSION,
     Cause,
@@ -119,6 +120,41 @@ def test_one_writer_only(tmp_path):
         with pytest.raises(FolderBusy, match="pid"):
             Journal(path)
     assert not is_written(path)
+
+
+def test_a_writer_that_has_lost_its_lock_stops_when_another_goes_on(tmp_path, monkeypatch):
+    """As on a disk whose locks do not reach from host to host: the study belongs to who resumed it last."""
+    path = tmp_path / "journal.jsonl"
+    monkeypatch.setattr("orchestrator.journal._lock", lambda fd, path: None)
+    old = Journal(path)
+    old.append(*EVENTS[:3])
+    new = Journal(path)
+    old.append(EVENTS[3])  # the first to write goes on
+    with pytest.raises(JournalTaken, match="this one stops"):
+        new.append(StudyResumed(STUDY, 3))
+    new.close()
+    new = Journal(path)
+    new.append(StudyResumed(STUDY, 3))
+    before = path.read_bytes()
+    for _ in range(2):
+        with pytest.raises(JournalTaken, match=r"written by another process, too \(pid \d+ on"):
+            old.append(EVENTS[4])
+    assert path.read_bytes() == before
+    old.close()
+    assert path.with_suffix(".pid").exists(), "it names the process that goes on"
+    new.append(EVENTS[9])
+    assert new.record == replay(event for event, _ in read(path))
+    new.close()
+    assert not path.with_suffix(".pid").exists()
+
+
+def test_a_disk_without_locks_is_refused(tmp_path, monkeypatch):
+    def no_locks(fd, operation):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("orchestrator.journal.fcntl.flock", no_locks)
+    with pytest.raises(EnvironmentProblem, match=r"locks no files \(No locks available\)"):
+        Journal(tmp_path / "journal.jsonl")
 
 
 def test_a_study_whose_process_died_is_stopped(tmp_path):
