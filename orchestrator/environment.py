@@ -1,4 +1,4 @@
-"""Provenance: what code, packages and machine a study ran on. Environment variables are never recorded."""
+"""Provenance: what code, packages and machine a study ran on; never environment variables, nor secrets."""
 
 from __future__ import annotations
 
@@ -12,16 +12,21 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import __version__
+from orchestrator.redaction import redacted, redacted_words
 
 _PACKAGES = ("ray", "torch", "torchvision", "timm", "numpy", "scipy", "mlflow", "optuna", "pydantic", "safetensors")
 _SOURCE = Path(__file__).resolve().parents[1]
+# Files that are for secrets are not for the record, even where somebody has committed one.
+_PRIVATE_FILES = [
+    f":(exclude,icase,glob)**/{name}" for name in (".env*", "*secret*", "*credential*", "*.pem", "*.key", "id_*")
+]
 
 
 def describe_environment() -> dict[str, Any]:
     """Plain values for ``environment.json``."""
     return {
         "orchestrator": __version__,
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": [Path(sys.argv[0]).name, *redacted_words(sys.argv[1:])],
         "git": _git(),
         "lock_sha256": _sha256(_SOURCE / "requirements.lock"),
         "python": platform.python_version(),
@@ -43,7 +48,7 @@ def _git() -> dict[str, str] | None:
         return None
     return {
         "commit": _run("git", "-C", str(_SOURCE), "rev-parse", "HEAD").strip(),
-        "diff": _run("git", "-C", str(_SOURCE), "diff", "HEAD"),
+        "diff": redacted(_run("git", "-C", str(_SOURCE), "diff", "HEAD", "--", ".", *_PRIVATE_FILES)),
     }
 
 
