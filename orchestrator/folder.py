@@ -10,6 +10,7 @@ from pathlib import Path
 from orchestrator import journal
 from orchestrator.errors import FolderBusy, UnknownName
 
+TAKEN = ("cache", "mlartifacts", "mlflow.db")  # beside the studies: none can be called like these
 _PLAIN = re.compile(r"\w[\w.\-]*")  # a study or a trial: never a way out of the folder that it is in
 
 

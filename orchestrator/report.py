@@ -63,7 +63,7 @@ def render(record: Record, name: str, drawn: Mapping[str, bytes] | None = None, 
         _verdict(record),
         _data(record),
         f"<p>Task <b>{_text(study['task'])}</b>, {record.planned} trials planned ({counts}), "
-        f"search {study['search']['algorithm']} with scheduler {study['search']['scheduler']['kind']}. "
+        f"search {_text(study['search']['algorithm'])} with scheduler {_text(study['search']['scheduler']['kind'])}. "
         f"{started}{took}.</p>",
         f"<h2>Leaderboard by {_text(metric)}</h2>{_leaderboard(record)}",
         trouble + "".join(f"<h2>{_text(title)}</h2>{_image(png, title)}" for title, png in (drawn or {}).items()),

@@ -6,12 +6,13 @@ only its owner can read. MLflow itself runs in the process that takes this one's
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import secrets
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from orchestrator.errors import EnvironmentProblem, UserError
@@ -20,8 +21,8 @@ from orchestrator.folder import LoginFolder, Runs
 ADMIN = "admin"
 _LOCAL = ("127.0.0.1", "localhost", "::1")
 _ALL = ("0.0.0.0", "::")  # noqa: S104 - asked for by name
-_HOST = re.compile(r"[A-Za-z0-9.\-]+|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")  # a name, an IPv4 address or an IPv6 address
-_ALLOWED = re.compile(r"[A-Za-z0-9.\-]+(:\d+)?|\[[0-9A-Fa-f:.]+\](:\d+)?")
+_HOST = re.compile(r"[A-Za-z0-9][A-Za-z0-9.\-]*|[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*")  # a name, IPv4 or IPv6; no option
+_ALLOWED = re.compile(r"[A-Za-z0-9][A-Za-z0-9.\-]*(:\d+)?|\[[0-9A-Fa-f:.]+\](:\d+)?")
 
 
 @dataclass(frozen=True)
@@ -130,8 +131,15 @@ def _own_names(host: str) -> list[str]:
     names = [socket.gethostname(), socket.getfqdn()]
     if host not in _ALL:
         return [_bracketed(host), *names]
-    found = socket.getaddrinfo(socket.gethostname(), None, proto=socket.IPPROTO_TCP, flags=0)
-    return [*names, *(_bracketed(str(entry[4][0])) for entry in found), *(_bracketed(name) for name in _LOCAL)]
+    return [*names, *_outward_addresses(), *(_bracketed(name) for name in _LOCAL)]
+
+
+def _outward_addresses() -> Iterator[str]:
+    """This machine's addresses as others see them; asking for the way there sends nothing."""
+    for family, elsewhere in ((socket.AF_INET, "192.0.2.1"), (socket.AF_INET6, "2001:db8::1")):
+        with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as asking:
+            asking.connect((elsewhere, 9))
+            yield _bracketed(str(asking.getsockname()[0]))
 
 
 def _bracketed(host: str) -> str:

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ValidationError
 
 from orchestrator import registry, yamlfile
 from orchestrator.errors import DataProblem, StudyError, did_you_mean
+from orchestrator.folder import TAKEN
 from orchestrator.record import Record
 from orchestrator.study import (
     BUILTIN,
@@ -249,6 +250,8 @@ def _check_name(name: Any, sources: _Sources) -> str:
     if not isinstance(name, str) or not NAME.fullmatch(name):
         hint = "use letters, digits, '.', '_' and '-', starting with a letter or digit"
         raise sources.error(("name",), f"{name!r} cannot be a study's name", hint)
+    if name in TAKEN:
+        raise sources.error(("name",), f"'{name}' is taken: the runs folder has it for something else")
     return name
 
 
