@@ -23,6 +23,7 @@ from orchestrator.folder import Runs, StudyFolder
 from orchestrator.journal import is_written, load_record
 from orchestrator.plan import make_plan
 from orchestrator.record import Record
+from orchestrator.redaction import redacted
 from orchestrator.states import State
 from orchestrator.study import BUILTIN
 from orchestrator.studyfile import load_study
@@ -48,6 +49,9 @@ AnyStudy = Annotated[str | None, typer.Argument(metavar="[STUDY]", help="A study
 ClusterPath = Annotated[Path | None, typer.Option("--cluster", help="A cluster's file: its hosts are asked over SSH.")]
 RetryTrials = Annotated[list[str] | None, typer.Option("--retry", help="Try this trial, which has ended, again.")]
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on as the trial writes, until it ends.")]
+AllowedHosts = Annotated[
+    list[str] | None, typer.Option("--allowed-host", help="A name by which browsers may call it; may be repeated.")
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
@@ -215,20 +219,26 @@ def track(study: RunName) -> None:
         raise UserError(f"'{study}' is running: its own process keeps MLflow up to date")
     launch.close_dead(folder)
     follower.track(folder, Runs.default())
-    where = tracking.tracker_uri(Runs.default(), record.study)
+    where = redacted(tracking.tracker_uri(Runs.default(), record.study))
     terminal.say(f"{folder.name}: {len(record.trials)} trials are in {where}")
 
 
 @app.command()
-def ui(port: Annotated[int, typer.Option(help="Port on 127.0.0.1.")] = 5000) -> None:
-    """Start the MLflow UI on this folder's runs, for this machine only."""
-    runs = Runs.default()
-    if not runs.tracker.exists():
-        raise UserError(f"nothing has been tracked in {runs.root} yet", "run a study first: orchestrator demo")
-    terminal.say(f"MLflow UI: http://127.0.0.1:{port}  (Ctrl-C ends it)")
-    server = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    store = ["--backend-store-uri", f"sqlite:///{runs.tracker}", "--default-artifact-root", str(runs.tracker_artifacts)]
-    os.execv(sys.executable, [*server, *store])
+def ui(
+    port: Annotated[int, typer.Option(min=1, max=65535, help="The port it listens at.")] = 5000,
+    host: Annotated[str, typer.Option(help="The address it listens at; others than this machine's own log in.")] = (
+        "127.0.0.1"
+    ),
+    allowed_host: AllowedHosts = None,
+    login: Annotated[bool, typer.Option("--login/--no-login", help="Ask for a password on a network address.")] = True,
+) -> None:
+    """Start the MLflow UI on this folder's runs: for this machine, or with --host and a password for others."""
+    from orchestrator.server import make_server
+
+    server = make_server(Runs.default(), host, port, allowed_host or (), login)
+    for line in server.words:
+        terminal.say(line)
+    server.start()
 
 
 @app.command()

@@ -9,6 +9,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 from orchestrator.errors import EnvironmentProblem
@@ -32,6 +33,7 @@ for _name, _value in _SETTINGS.items():
     os.environ.setdefault(_name, _value)
 
 import ray  # noqa: E402 - Ray reads the settings above when it is imported
+from ray._private import ray_constants  # noqa: E402 - see `_on_loopback`
 from ray.exceptions import RayError, RayTaskError  # noqa: E402
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
 
@@ -50,8 +52,12 @@ def connect() -> Iterator[list[Node]]:
         _check_answers(address)
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     local = {"address": "local", "num_cpus": os.cpu_count(), "include_dashboard": False}
+    is_local = address in (None, "", "local")
     try:
-        ray.init(**quiet, **({"address": address} if address else local))
+        if is_local:
+            _keep_token_private()
+        with _on_loopback() if is_local else contextlib.nullcontext():
+            ray.init(**quiet, **(local if is_local else {"address": address}))
     except (ConnectionError, RuntimeError, TimeoutError) as error:
         raise EnvironmentProblem(
             f"no Ray cluster at {address or 'this machine'}: {error}",
@@ -65,6 +71,41 @@ def connect() -> Iterator[list[Node]]:
         yield list(nodes(leaving=True).values())
     finally:
         ray.shutdown()
+
+
+@contextlib.contextmanager
+def _on_loopback() -> Iterator[None]:
+    """A cluster that is started in here listens on 127.0.0.1 alone, each of its processes.
+
+    They bind to what is reachable unless the node's address is 127.0.0.1, and Ray replaces that one, when it is asked
+    for, by the machine's address: except where it is told that this machine is to be no part of a cluster of several
+    (``RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0``). It reads that once; tests/faults/test_listening.py sees whether it holds.
+    """
+    before = ray_constants.ENABLE_RAY_CLUSTER
+    ray_constants.ENABLE_RAY_CLUSTER = False
+    try:
+        yield
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def _keep_token_private() -> None:
+    """Whoever reads Ray's token can run anything as this user, and Ray writes it for everybody on the machine to read.
+
+    Raises `EnvironmentProblem` when there is no place for it.
+    """
+    if os.environ.get("RAY_AUTH_TOKEN") or os.environ.get("RAY_AUTH_TOKEN_PATH"):
+        return
+    folder = Path.home() / ".ray"
+    try:
+        folder.mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise EnvironmentProblem(
+            f"Ray's token cannot be kept in {folder}: {error.strerror}",
+            "set RAY_AUTH_TOKEN_PATH to a file of your own that holds one (ray get-auth-token --generate makes it)",
+        ) from error
+    with contextlib.suppress(OSError):  # one that belongs to somebody else is theirs to keep
+        folder.chmod(0o700)
 
 
 def _check_answers(address: str) -> None:

@@ -18,7 +18,7 @@ from pathlib import Path
 from orchestrator.errors import EnvironmentProblem, UserError
 from orchestrator.folder import StudyFolder
 
-PATIENCE_SECONDS = 5.0
+PATIENCE_SECONDS = 15.0
 
 
 class Command(StrEnum):
@@ -51,9 +51,18 @@ class Mailbox:
             names = sorted(entry.name for entry in entries if entry.name.endswith(".request"))
         for name in names:
             path = self._root / name
-            asked = json.loads(path.read_text(encoding="utf-8"))
-            path.unlink()
-            yield Request(path.stem, Command(asked["command"]), asked["trial"])
+            try:
+                asked = json.loads(path.read_text(encoding="utf-8"))
+                trial = asked["trial"]
+                if not isinstance(trial, str | None):
+                    raise TypeError(f"no trial's id: {trial!r}")
+                request = Request(path.stem, Command(asked["command"]), trial)
+            except (ValueError, KeyError, TypeError, RecursionError) as error:  # not from `order`: no reason to end
+                _write(self._root / f"{path.stem}.answer", {"done": False, "words": f"no request: {error!r}"})
+                continue
+            finally:
+                path.unlink(missing_ok=True)
+            yield request
 
     def answer(self, request: Request, done: bool, words: str) -> None:
         _write(self._root / f"{request.id}.answer", {"done": done, "words": words})

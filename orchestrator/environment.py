@@ -1,4 +1,4 @@
-"""Provenance: what code, packages and machine a study ran on. Environment variables are never recorded."""
+"""Provenance: what code, packages and machine a study ran on; never environment variables, nor secrets."""
 
 from __future__ import annotations
 
@@ -13,18 +13,23 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator import __version__
+from orchestrator.redaction import redacted, redacted_words
 
 PACKAGES = ("ray", "torch", "torchvision", "timm", "numpy", "scipy", "mlflow", "optuna", "pydantic", "safetensors")
 SOURCE = Path(__file__).resolve().parents[1]
 PROVENANCE = "provenance.json"
 """Beside the packages, where these were shipped: the state of the checkout that they come from."""
+# Files that are for secrets are not for the record, even where somebody has committed one.
+_PRIVATE_FILES = [
+    f":(exclude,icase,glob)**/{name}" for name in (".env*", "*secret*", "*credential*", "*.pem", "*.key", "id_*")
+]
 
 
 def describe_environment() -> dict[str, Any]:
     """Plain values for ``environment.json``."""
     return {
         "orchestrator": __version__,
-        "command": [Path(sys.argv[0]).name, *sys.argv[1:]],
+        "command": [Path(sys.argv[0]).name, *redacted_words(sys.argv[1:])],
         "git": git_state(),
         "lock_sha256": sha256(SOURCE / "requirements.lock"),
         "python": platform.python_version(),
@@ -49,7 +54,7 @@ def git_state() -> dict[str, str] | None:
         return None
     return {
         "commit": _run("git", "-C", str(SOURCE), "rev-parse", "HEAD").strip(),
-        "diff": _run("git", "-C", str(SOURCE), "diff", "HEAD"),
+        "diff": redacted(_run("git", "-C", str(SOURCE), "diff", "HEAD", "--", ".", *_PRIVATE_FILES)),
     }
 
 

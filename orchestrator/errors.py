@@ -13,13 +13,15 @@
     ├── StudyFailed             exit 1: the study ran and no trial gave a result
     └── Interrupted             exit 130: Ctrl-C or SIGTERM; what had finished is kept
 
-A message says what and where; ``hint`` says what to type.
+A message says what and where; ``hint`` says what to type. Neither says a password, wherever the words came from.
 """
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+
+from orchestrator.redaction import redacted
 
 
 class OrchestratorError(Exception):
@@ -28,8 +30,8 @@ class OrchestratorError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.hint = hint
+        super().__init__(redacted(message))
+        self.hint = hint and redacted(hint)
 
 
 class UserError(OrchestratorError):

@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator import journal
 from orchestrator.errors import FolderBusy, UnknownName
+
+TAKEN = ("cache", "mlartifacts", "mlflow.db")  # beside the studies: none can be called like these
+_PLAIN = re.compile(r"\w[\w.\-]*")  # a study or a trial: never a way out of the folder that it is in
+
+
+def inside(root: Path, name: str) -> Path:
+    """The path of a name below a folder. Raises ValueError when it leads out of it, through links or without."""
+    root = root.resolve()
+    path = (root / name).resolve()
+    if root not in path.parents:
+        raise ValueError(f"the name {name!r} leaves the folder {root.name}")
+    return path
 
 
 def user_cache() -> Path:
@@ -90,7 +103,30 @@ class StudyFolder:
         return self.root / "model"
 
     def trial(self, trial: str) -> TrialFolder:
+        """Raises `UnknownName` for what cannot be a trial's id."""
+        if not _PLAIN.fullmatch(trial):
+            raise UnknownName("trial", trial, [], f"study '{self.name}'")
         return TrialFolder(self.root / "trials" / trial)
+
+
+@dataclass(frozen=True)
+class LoginFolder:
+    """What an MLflow server with a login keeps to itself; only the owner can read it."""
+
+    root: Path
+
+    @property
+    def password(self) -> Path:
+        """The admin's."""
+        return self.root / "password"
+
+    @property
+    def settings(self) -> Path:
+        return self.root / "login.ini"
+
+    @property
+    def users(self) -> Path:
+        return self.root / "users.db"
 
 
 @dataclass(frozen=True)
@@ -113,6 +149,10 @@ class Runs:
         return self.root / "mlartifacts"
 
     @property
+    def login(self) -> LoginFolder:
+        return LoginFolder(self.root / ".login")
+
+    @property
     def cache(self) -> Path:
         return self.root / "cache"
 
@@ -129,7 +169,7 @@ class Runs:
     def study(self, name: str) -> StudyFolder:
         """An existing study. Raises `UnknownName` with the nearest."""
         folder = StudyFolder(self.root / name)
-        if "/" in name or not folder.journal.exists():
+        if not _PLAIN.fullmatch(name) or not folder.journal.exists():
             raise UnknownName("study", name, [f.name for f in self.studies()], str(self.root))
         return folder
 

@@ -43,8 +43,8 @@ def study_names() -> list[str]:
 def study_path(ref: str) -> Path:
     """The file of a shipped study's name, or the path itself when ``ref`` looks like one."""
     if ref.endswith((".yaml", ".yml")) or "/" in ref:
-        path = Path(ref).expanduser()
-        if not path.is_file():
+        path = Path(os.path.expanduser(ref))
+        if not os.path.isfile(path):  # and not path.is_file(), which raises for a name that is too long
             raise StudyError("there is no such study file", ref, did_you_mean(path.stem, study_names()))
         return path
     if ref not in study_names():

@@ -14,7 +14,7 @@ import matplotlib
 from matplotlib.figure import Figure
 
 from orchestrator import results
-from orchestrator.folder import StudyFolder
+from orchestrator.folder import StudyFolder, inside
 from orchestrator.record import Record, TrialRecord
 from orchestrator.states import State
 
@@ -40,12 +40,12 @@ def write_report(record: Record, folder: StudyFolder) -> None:
     """Write ``report.html``, whole or not at all, and the task's figures."""
     try:
         drawn = {name: _png(figure) for name, figure in results.figures(record).items()}
-        trouble = ""
+        places, trouble = {name: inside(folder.figures, f"{name}.png") for name in drawn}, ""
     except Exception as error:  # the task's code: a figure is no reason to lose the page, which says what is missing
         drawn, trouble = {}, f"<p>The task's figures could not be drawn: {_text(repr(error))}</p>"
     for name, png in drawn.items():
-        folder.figures.mkdir(exist_ok=True)
-        (folder.figures / f"{name}.png").write_bytes(png)
+        places[name].parent.mkdir(parents=True, exist_ok=True)
+        places[name].write_bytes(png)
     aside = folder.report.with_suffix(".tmp")
     aside.write_text(render(record, folder.name, drawn, trouble), encoding="utf-8")
     os.replace(aside, folder.report)
@@ -63,7 +63,7 @@ def render(record: Record, name: str, drawn: Mapping[str, bytes] | None = None, 
         _verdict(record),
         _data(record),
         f"<p>Task <b>{_text(study['task'])}</b>, {record.planned} trials planned ({counts}), "
-        f"search {study['search']['algorithm']} with scheduler {study['search']['scheduler']['kind']}. "
+        f"search {_text(study['search']['algorithm'])} with scheduler {_text(study['search']['scheduler']['kind'])}. "
         f"{started}{took}.</p>",
         f"<h2>Leaderboard by {_text(metric)}</h2>{_leaderboard(record)}",
         trouble + "".join(f"<h2>{_text(title)}</h2>{_image(png, title)}" for title, png in (drawn or {}).items()),
@@ -104,7 +104,7 @@ def _leaderboard(record: Record) -> str:
         interval = f"{entry.interval[0]:.4f} … {entry.interval[1]:.4f}" if entry.interval else ""
         cells = [_short(entry.params.get(name)) for name in names]
         rows.append(
-            f"<tr><td>{entry.rank}</td><td>{entry.trial}</td><td class='{entry.state}'>{entry.state}</td>"
+            f"<tr><td>{entry.rank}</td><td>{_text(entry.trial)}</td><td class='{entry.state}'>{entry.state}</td>"
             f"<td>{value}</td><td>{interval}</td>" + "".join(f"<td>{_text(c)}</td>" for c in cells) + "</tr>"
         )
     return f"<div class='wide'><table><tr>{head}</tr>{''.join(rows)}</table></div>"
@@ -145,7 +145,7 @@ def _failures(record: Record) -> str:
     failed = [trial for trial in record.trials.values() if trial.state is State.FAILED]
     if not failed:
         return ""
-    rows = "".join(f"<tr><td>{t.id}</td><td class='reason'>{_text(t.reason or '')}</td></tr>" for t in failed)
+    rows = "".join(f"<tr><td>{_text(t.id)}</td><td class='reason'>{_text(t.reason or '')}</td></tr>" for t in failed)
     return f"<h2>Failures</h2><div class='wide'><table>{rows}</table></div>"
 
 

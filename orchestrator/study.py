@@ -15,10 +15,11 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from orchestrator import registry
 from orchestrator.errors import StudyError, did_you_mean
+from orchestrator.redaction import has_credentials
 from tasks.api import Choice, Dimension, Goal, IntRange, LogUniform, Params, Resources, Task, Uniform
 
 BUILTIN = "builtin"
@@ -116,6 +117,17 @@ class Tracking(_Part):
     """Where MLflow is: None is the store embedded in the runs folder (or ``MLFLOW_TRACKING_URI``)."""
 
     uri: str | None = None
+
+    @field_validator("uri")
+    @classmethod
+    def _check_nothing_secret(cls, uri: str | None) -> str | None:
+        """What a study holds is written down in many places: the journal, the page, the tracker itself."""
+        if uri is not None and has_credentials(uri):
+            raise ValueError(
+                "a tracker's password does not belong in a study: set MLFLOW_TRACKING_USERNAME and "
+                "MLFLOW_TRACKING_PASSWORD in the environment; for a database, all of MLFLOW_TRACKING_URI"
+            )
+        return uri
 
 
 class Failures(_Part):

@@ -20,6 +20,7 @@ from pydantic import BaseModel, ValidationError
 
 from orchestrator import registry, yamlfile
 from orchestrator.errors import DataProblem, StudyError, did_you_mean
+from orchestrator.folder import TAKEN
 from orchestrator.record import Record
 from orchestrator.study import (
     BUILTIN,
@@ -56,8 +57,10 @@ def load_study(ref: str, overrides: Sequence[str] = ()) -> Study:
     for override in overrides:
         keys = _apply(raw, override, sources)
         if len(keys) == 2 and keys[0] == "params":  # a searched parameter that is given a value is searched no longer
-            space = (raw.get("search") or {}).get("space") or {}
-            space.pop(keys[1], None)
+            search = raw.get("search")
+            space = search.get("space") if isinstance(search, dict) else None
+            if isinstance(space, dict):  # what it is otherwise is refused below
+                space.pop(keys[1], None)
     return build(raw, sources)
 
 
@@ -247,6 +250,8 @@ def _check_name(name: Any, sources: _Sources) -> str:
     if not isinstance(name, str) or not NAME.fullmatch(name):
         hint = "use letters, digits, '.', '_' and '-', starting with a letter or digit"
         raise sources.error(("name",), f"{name!r} cannot be a study's name", hint)
+    if name in TAKEN:
+        raise sources.error(("name",), f"'{name}' is taken: the runs folder has it for something else")
     return name
 
 
@@ -258,11 +263,11 @@ def _resolve_data(task: Task, value: Any, sources: _Sources) -> Path | None:
         raise sources.error(("data",), f"task '{task.name}' reads no data", "leave data out")
     if not isinstance(value, str | Path):
         raise sources.error(("data",), f"expected a path or '{BUILTIN}', got {value!r}")
-    tried = [Path(value).expanduser()]
+    tried = [Path(os.path.expanduser(value))]
     if root := os.environ.get("ORCHESTRATOR_DATA"):
         tried.append(Path(root).expanduser() / value)
     for path in tried:
-        if path.exists():
+        if os.path.exists(path):  # and not path.exists(), which raises for a name that is too long
             return path.resolve()
     places = " nor ".join(str(path.absolute()) for path in tried)
     hint = f"give data=PATH, or data={BUILTIN} for the built-in data set"

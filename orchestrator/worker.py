@@ -30,11 +30,12 @@ import numpy as np
 
 from orchestrator import checkpoint, failures, fence, registry
 from orchestrator.events import Cause, Event, ItemsDone, Reported, Saved, TrialEnded, TrialInterrupted, TrialPlaced
-from orchestrator.folder import TrialFolder
+from orchestrator.folder import TrialFolder, inside
 from orchestrator.jobs import Executor, InProcess
 from orchestrator.logs import log_to
 from orchestrator.maps import MapFailed, Maps
 from orchestrator.record import MapRecord
+from orchestrator.redaction import redacted
 from orchestrator.states import State
 from tasks.api import Goal, InputError
 
@@ -202,7 +203,7 @@ def _outcome(spec: TrialSpec, context: TrialContext) -> Event | None:
         return TrialEnded(spec.id, State.FAILED, str(error), context.last, final=True)
     except Exception as error:  # a failing trial is a result of the study: it is reported, with its trace
         with contextlib.suppress(OSError):
-            traceback.print_exc()
+            print(redacted(traceback.format_exc()), file=sys.stderr, flush=True)
         return _failure(spec, error)
 
 
@@ -215,8 +216,8 @@ def _failure(spec: TrialSpec, error: Exception) -> Event:
     if isinstance(error, OSError) and failures.is_full_disk(error):
         where = error.filename or spec.folder
         return TrialInterrupted(spec.id, Cause.NO_SPACE, f"the disk of {where} is full", traceback.format_exc())
-    final = isinstance(error, InputError)
-    return TrialEnded(spec.id, State.FAILED, describe(error), traceback=traceback.format_exc(), final=final)
+    final, trace = isinstance(error, InputError), redacted(traceback.format_exc())
+    return TrialEnded(spec.id, State.FAILED, redacted(describe(error)), traceback=trace, final=final)
 
 
 def describe(error: BaseException) -> str:
@@ -301,10 +302,7 @@ class TrialContext:
 
     def artifact(self, name: str) -> Path:
         self._end_if_passed()
-        root = self._folder.artifacts.resolve()
-        path = (root / name).resolve()
-        if root not in path.parents:
-            raise ValueError(f"the artifact name {name!r} leaves the trial's folder")
+        path = inside(self._folder.artifacts, name)
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
@@ -338,6 +336,8 @@ def plain_metrics(metrics: Mapping[str, Any], known: set[str]) -> dict[str, floa
                 raise ValueError(
                     f"{name!r} cannot name a metric: letters, digits, '_', '.', '-', '/', ':' and spaces can"
                 )
+            if not {"", ".", ".."}.isdisjoint(name.split("/")):  # trackers take a name for a path, and refuse these
+                raise ValueError(f"{name!r} cannot name a metric: it is no plain path")
             known.add(name)
         plain[name] = float(value)
     return plain
