@@ -396,7 +396,7 @@ def test_what_a_study_ran_with_is_written_without_secrets(monkeypatch, tmp_path)
     words = ["orchestrator", "run", "toy", "hub.token=hunter2", "x=http://ann:hunter2@h"]
     monkeypatch.setattr(sys, "argv", words)
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "swordfish")
-    monkeypatch.setattr(environment, "_SOURCE", tmp_path)
+    monkeypatch.setattr(environment, "SOURCE", tmp_path)
     git = ("git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b")
     files = [".env", "deep/.env.local", "deep/my_secrets.json", "id_rsa", "x.PEM", "code.py", "deep/more.py"]
     environment._run(*git, "init")
