@@ -14,7 +14,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from orchestrator import failures, registry  # noqa: F401 - the registry knows where tasks are
+from orchestrator import failures, gpu, registry  # noqa: F401 - the registry knows where tasks are
 from orchestrator.cluster import Sharing, nodes
 from orchestrator.jobs import Computed, Died, Failed, Job, compute
 from orchestrator.logs import log_to
@@ -73,13 +73,14 @@ class Pool:
         """While trials of others wait for a place, what runs here runs out and leaves them one."""
         if self._held and not self._sharing.gives_way():
             for job in self._held:
-                self._jobs[self._task.remote(pickle.dumps(job), self._log)] = job
+                self._jobs[self._task.remote(pickle.dumps(job), self._log, self._need.gpus)] = job
             self._held.clear()
 
 
-def _compute(job: bytes, log: Path) -> Computed | Failed:
+def _compute(job: bytes, log: Path, gpus: float) -> Computed | Failed:
     """In a worker. Unpickled here, where this module has made the tasks of ``ORCHESTRATOR_TASKS`` known."""
     with log_to(log):
+        gpu.keep_to_share(gpus)
         return compute(pickle.loads(job))  # noqa: S301 - from the trial
 
 

@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator import checkpoint, failures, registry
+from orchestrator import checkpoint, failures, gpu, registry
 from orchestrator.events import Cause, Event, Reported, Saved, TrialEnded, TrialInterrupted, TrialPlaced
 from orchestrator.folder import TrialFolder
 from orchestrator.jobs import Executor, InProcess
@@ -177,6 +177,7 @@ def _outcome(spec: TrialSpec, context: TrialContext) -> Event | None:
     try:
         _seed_globals(spec.seed)
         task = registry.task(spec.task)
+        gpu.keep_to_share(0 if task.maps else spec.gpus)
         return _finish(spec, context, task.run(task.params(**spec.params), context))
     except Paused:
         return TrialInterrupted(spec.id, Cause.PAUSED, f"waits at step {context.step}")
@@ -215,7 +216,7 @@ class TrialContext:
     def __init__(self, spec: TrialSpec, folder: TrialFolder, attempt: Attempt) -> None:
         self.seed, self.data, self.cache = spec.seed, spec.data, spec.cache
         # The items of a map have GPUs, the trial itself has none then.
-        self.device = "cuda" if spec.gpus and (registry.task(spec.task).maps or _has_cuda()) else "cpu"
+        self.device = "cuda" if spec.gpus and (registry.task(spec.task).maps or gpu.has_cuda()) else "cpu"
         self.last: Mapping[str, float] = {}
         self.step = self._saved = 0
         self._spec, self._folder, self._attempt = spec, folder, attempt
@@ -366,9 +367,3 @@ def _seed_globals(seed: int) -> None:
     """
     random.seed(seed)
     np.random.seed(seed)
-
-
-def _has_cuda() -> bool:
-    import torch
-
-    return torch.cuda.is_available()

@@ -197,7 +197,10 @@ Space = Mapping[str, Dimension]
 
 @dataclass(frozen=True)
 class Resources:
-    """What one trial holds while it runs. ``gpus`` may be a fraction (0.5 shares a card between two trials)."""
+    """What one trial holds while it runs. ``gpus`` may be a fraction: with 0.5, two trials share a card.
+
+    Each of them sees that one card, and may take no more than its fraction of the card's memory.
+    """
 
     cpus: float = 1
     gpus: float = 0
