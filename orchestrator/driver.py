@@ -88,6 +88,21 @@ class Driver:
         return len(self._live) < self.plan.concurrent
 
     @property
+    def live(self) -> int:
+        """How many attempts are under way, those that wait for a place among them."""
+        return len(self._live)
+
+    @property
+    def working(self) -> int:
+        """How many attempts have come to work: their workers have begun."""
+        return sum(self._record.trials[id].pid is not None and self._goes_on(id) for id in self._live)
+
+    @property
+    def wants_more(self) -> bool:
+        """Whether it would start another attempt if there were a place for it."""
+        return self.has_room and not self.stop.is_set() and bool(self._ready or self._waiting)
+
+    @property
     def finished(self) -> bool:
         """Whether nothing more is to be started: nothing is left, or the study stops."""
         return self.stop.is_set() or not (self._live or self._ready or self._has_new())
@@ -135,6 +150,7 @@ class Driver:
             folder=self._folder.trial(trial.id).root,
             gpus=study.resources.gpus,
             cpus=study.resources.cpus,
+            priority=study.priority,
             maps=copy.deepcopy(trial.maps),
             reported=trial.steps,
             pause_at=self._pause_at(trial),

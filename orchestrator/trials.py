@@ -14,6 +14,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,17 +46,24 @@ def run_trials(driver: Driver, on_change: Callable[[], None]) -> None:
 
     ``on_change`` is called often, from this thread.
     """
-    sharing = Sharing()
-    with _environment(TUNE_MAX_PENDING_TRIALS_PG=str(driver.plan.concurrent)), _quiet_tune():
+    places = _Places(driver)
+
+    def changed() -> None:
+        places.tell()
+        on_change()
+
+    places.tell()
+    with _environment(TUNE_MAX_PENDING_TRIALS_PG=str(driver.plan.concurrent)), _quiet_tune(), closing(places):
         while not driver.finished:
-            _fit(driver, sharing, on_change)
-            while sharing.gives_way() and not driver.stop.is_set():  # every place was given to others: their turn
+            if places.may_begin():
+                _fit(driver, places, changed)
+            else:  # every place was given to others: their turn
                 driver.tick()
-                on_change()
+                changed()
                 time.sleep(0.1)
 
 
-def _fit(driver: Driver, sharing: Sharing, on_change: Callable[[], None]) -> None:
+def _fit(driver: Driver, places: _Places, on_change: Callable[[], None]) -> None:
     need, maps = driver.plan.study.resources, registry.task(driver.plan.study.task).maps
     placing = _Placing(driver, on_change)
     with tempfile.TemporaryDirectory(prefix="orchestrator-") as scratch:
@@ -63,7 +71,7 @@ def _fit(driver: Driver, sharing: Sharing, on_change: Callable[[], None]) -> Non
             tune.with_resources(_Trainable, lambda config: _places(need, maps, config["avoid"])),
             tune_config=tune.TuneConfig(
                 num_samples=-1,
-                search_alg=_Attempts(_TuneSearcher(driver), driver, sharing),
+                search_alg=_Attempts(_TuneSearcher(driver, places), driver, places),
                 scheduler=_TuneScheduler(driver),
                 reuse_actors=True,
                 trial_name_creator=_name_of,
@@ -85,6 +93,28 @@ def _fit(driver: Driver, sharing: Sharing, on_change: Callable[[], None]) -> Non
             placing.close()
 
 
+class _Places:
+    """The places on the cluster that the study's trials hold, and those that others have before it."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver, study = driver, driver.plan.study
+        self._sharing = Sharing(study.priority)
+        maps = registry.task(study.task).maps  # such a trial is always placed; what its items hold, its `Pool` shares
+        self._need = {} if maps else {"CPU": study.resources.cpus, "GPU": study.resources.gpus}
+
+    def tell(self) -> None:
+        """To be called often: what others know of this study."""
+        used = {resource: self._driver.working * n for resource, n in self._need.items()}
+        self._sharing.tell(self._need if self._need and self._driver.wants_more else None, used=used)
+
+    def may_begin(self) -> bool:
+        """Whether it is this study's turn to begin one more attempt, and there is a place for it."""
+        return self._sharing.may_begin(self._need, self._driver.live)
+
+    def close(self) -> None:
+        self._sharing.close()
+
+
 class _Trainable(tune.Trainable):
     """An attempt in its worker process, as Tune sees it: one result a message, each a batch of events.
 
@@ -95,7 +125,7 @@ class _Trainable(tune.Trainable):
 
     def setup(self, config: dict[str, Any]) -> None:
         spec: TrialSpec = config["spec"]
-        pool = Pool(Resources(spec.cpus, spec.gpus), TrialFolder(spec.folder).log)
+        pool = Pool(Resources(spec.cpus, spec.gpus), TrialFolder(spec.folder).log, spec.priority)
         self._attempt = Attempt(spec, ray.get_runtime_context().get_node_id(), pool)
 
     def step(self) -> dict[str, Any]:
@@ -170,13 +200,13 @@ class _StopAll(_NotSaved, stopper.Stopper):
 class _TuneSearcher(_NotSaved, search.Searcher):
     """Hands the driver's attempts to Tune, each as a trial of its own."""
 
-    def __init__(self, driver: Driver) -> None:
+    def __init__(self, driver: Driver, places: _Places) -> None:
         super().__init__()
-        self._driver = driver
+        self._driver, self._places = driver, places
         self._of: dict[str, str] = {}  # Tune's id of an attempt → the trial's id
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        spec = self._driver.next()
+        spec = self._driver.next() if self._driver.has_room and self._places.may_begin() else None
         if spec is None:
             return None
         self._of[trial_id] = spec.id
@@ -199,12 +229,12 @@ class _TuneSearcher(_NotSaved, search.Searcher):
 class _Attempts(_NotSaved, search.SearchGenerator):
     """Tells Tune that there is nothing more to run also while this study gives way: it then drops idle workers."""
 
-    def __init__(self, searcher: _TuneSearcher, driver: Driver, sharing: Sharing) -> None:
+    def __init__(self, searcher: _TuneSearcher, driver: Driver, places: _Places) -> None:
         super().__init__(searcher)
-        self._driver, self._sharing = driver, sharing
+        self._driver, self._places = driver, places
 
     def is_finished(self) -> bool:
-        return self._driver.finished or (self._driver.has_room and self._sharing.gives_way())
+        return self._driver.finished or (self._driver.has_room and not self._places.may_begin())
 
     def save_to_dir(self, dirpath: str, session_str: str = "", **kwargs: Any) -> None:
         """Nothing to save."""

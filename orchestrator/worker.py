@@ -59,6 +59,7 @@ class TrialSpec:
     folder: Path
     gpus: float
     cpus: float = 1
+    priority: int = 0
     reported: int = 0
     pause_at: int | None = None
     maps: Mapping[str, MapRecord] = field(default_factory=dict)  # what of them is done already

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pickle
+import time
+from collections import Counter
 from types import SimpleNamespace
 
 import pytest
@@ -10,15 +12,16 @@ import ray
 from lab import session
 from ray.cluster_utils import Cluster
 from running import Bench
+from tasks.many import parent_of  # where workers find it too
 
-from orchestrator import gpu
+from orchestrator import gpu, stored
 from orchestrator.events import TrialEnded, TrialPlaced
 from orchestrator.folder import TrialFolder
 from orchestrator.jobs import Computed, Job
 from orchestrator.journal import read
-from orchestrator.pool import _compute
+from orchestrator.pool import Pool, _compute
 from orchestrator.worker import Attempt, TrialSpec, run_task
-from tasks.api import Goal
+from tasks.api import Goal, Resources
 
 
 @pytest.fixture
@@ -66,6 +69,59 @@ def test_the_items_of_a_map_hold_the_share_and_the_trial_itself_none(limits, tmp
     limits.clear()
     session(tmp_path / "many", {"task": "many", "search": {"trials": 1}, "resources": {"gpus": 0.5}}, gpus=1)
     assert limits == [1.0]
+
+
+@pytest.fixture
+def mixed():
+    """A cluster of a node with two processors, and one with two and a GPU; the GPU is declared only."""
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False})
+    made.with_gpu = made.add_node(num_cpus=2, num_gpus=1)
+    made.wait_for_nodes()
+    ray.init(address=made.address, log_to_driver=False)
+    try:
+        yield made
+    finally:
+        ray.shutdown()
+        made.shutdown()
+
+
+def where(pool, folder, items=16, seconds=0.2):
+    """On which node, by its raylet's process, each item is computed."""
+    for i in range(items):
+        pool.submit(Job(parent_of, [seconds], i, folder / str(i), ""))
+    ended: list = []
+    deadline = time.monotonic() + 60
+    while len(ended) < items:
+        assert time.monotonic() < deadline
+        ended += pool.done(0.2)
+    assert all(isinstance(outcome, Computed) for _, outcome in ended)
+    return Counter(stored.read(job.path)[0] for job, _ in ended)
+
+
+def test_items_keep_off_gpu_nodes_while_somebody_waits_for_a_gpu(mixed, tmp_path):
+    raylet = mixed.with_gpu.all_processes["raylet"][0].process.pid
+    pool = Pool(Resources(cpus=1), tmp_path / "log.txt")
+    ray.util.placement_group([{"CPU": 1, "GPU": 1}])
+    two = ray.util.placement_group([{"CPU": 1, "GPU": 1}])  # waits: there is one GPU
+    kept_off = where(pool, tmp_path / "kept_off")
+    assert pool.slots == 2
+    assert raylet not in kept_off
+    assert kept_off.total() == 16
+    pool.close()
+    ray.util.remove_placement_group(two)
+    again = Pool(Resources(cpus=1), tmp_path / "log.txt")
+    anywhere = where(again, tmp_path / "anywhere")
+    assert again.slots == 4
+    assert anywhere[raylet] > 0
+    assert len(anywhere) == 2
+    again.close()
+
+
+def test_items_that_need_a_gpu_go_where_there_is_one(mixed, tmp_path):
+    raylet = mixed.with_gpu.all_processes["raylet"][0].process.pid
+    pool = Pool(Resources(cpus=1, gpus=0.5), tmp_path / "log.txt")
+    assert set(where(pool, tmp_path / "items", items=4)) == {raylet}
+    pool.close()
 
 
 def test_two_trials_share_a_card_and_a_third_waits(tmp_path, two_on_a_card):
