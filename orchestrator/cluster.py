@@ -14,7 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 from orchestrator.errors import EnvironmentProblem
-from orchestrator.plan import Node
+from orchestrator.plan import Node, capacity
 from orchestrator.shares import Amount, Claim, Turns
 from tasks.api import Resources
 
@@ -95,8 +95,8 @@ def nodes() -> dict[str, Node]:
 
 
 def others_hold(node_id: str, need: Resources) -> bool:
-    """Whether some live node other than this one can hold a trial."""
-    return any(node.holds(need) for id, node in nodes().items() if id != node_id)
+    """Whether live nodes other than this one can hold a trial."""
+    return capacity(need, [node for id, node in nodes().items() if id != node_id]) > 0
 
 
 class Sharing:

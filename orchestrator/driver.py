@@ -88,19 +88,10 @@ class Driver:
         return len(self._live) < self.plan.concurrent
 
     @property
-    def live(self) -> int:
-        """How many attempts are under way, those that wait for a place among them."""
-        return len(self._live)
-
-    @property
-    def working(self) -> int:
-        """How many attempts have come to work: their workers have begun."""
-        return sum(self._record.trials[id].pid is not None and self._goes_on(id) for id in self._live)
-
-    @property
-    def wants_more(self) -> bool:
-        """Whether it would start another attempt if there were a place for it."""
-        return self.has_room and not self.stop.is_set() and bool(self._ready or self._waiting)
+    def load(self) -> tuple[int, int, bool]:
+        """How many attempts are under way, how many of them work already, and whether it would start another."""
+        working = sum(self._record.trials[id].pid is not None and self._goes_on(id) for id in self._live)
+        return len(self._live), working, self.has_room and bool(self._ready or self._waiting)
 
     @property
     def finished(self) -> bool:
@@ -151,6 +142,7 @@ class Driver:
             gpus=study.resources.gpus,
             cpus=study.resources.cpus,
             priority=study.priority,
+            processes=study.resources.processes,
             maps=copy.deepcopy(trial.maps),
             reported=trial.steps,
             pause_at=self._pause_at(trial),

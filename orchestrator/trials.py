@@ -22,6 +22,7 @@ from orchestrator import registry
 from orchestrator.cluster import Sharing, others_hold  # before Ray: it settles how Ray behaves
 from orchestrator.folder import TrialFolder
 from orchestrator.pool import Pool
+from orchestrator.ranks import Ranks
 from orchestrator.worker import Attempt, TrialSpec, peak_bytes
 from tasks.api import Resources
 
@@ -73,7 +74,7 @@ def _fit(driver: Driver, places: _Places, on_change: Callable[[], None]) -> None
                 num_samples=-1,
                 search_alg=_Attempts(_TuneSearcher(driver, places), driver, places),
                 scheduler=_TuneScheduler(driver),
-                reuse_actors=True,
+                reuse_actors=need.processes == 1,  # a process belongs to one group of ranks only
                 trial_name_creator=_name_of,
                 trial_dirname_creator=_name_of,
             ),
@@ -100,16 +101,18 @@ class _Places:
         self._driver, study = driver, driver.plan.study
         self._sharing = Sharing(study.priority)
         maps = registry.task(study.task).maps  # such a trial is always placed; what its items hold, its `Pool` shares
-        self._need = {} if maps else {"CPU": study.resources.cpus, "GPU": study.resources.gpus}
+        need = study.resources
+        self._need = {} if maps else {"CPU": need.cpus * need.processes, "GPU": need.gpus * need.processes}
 
     def tell(self) -> None:
         """To be called often: what others know of this study."""
-        used = {resource: self._driver.working * n for resource, n in self._need.items()}
-        self._sharing.tell(self._need if self._need and self._driver.wants_more else None, used=used)
+        _, working, wants_more = self._driver.load
+        used = {resource: working * n for resource, n in self._need.items()}
+        self._sharing.tell(self._need if self._need and wants_more else None, used=used)
 
     def may_begin(self) -> bool:
         """Whether it is this study's turn to begin one more attempt, and there is a place for it."""
-        return self._sharing.may_begin(self._need, self._driver.live)
+        return self._sharing.may_begin(self._need, self._driver.load[0])
 
     def close(self) -> None:
         self._sharing.close()
@@ -122,15 +125,19 @@ class _Trainable(tune.Trainable):
     """
 
     _attempt: Attempt | None = None
+    _ranks: Ranks | None = None  # of a trial of several processes: the others
 
     def setup(self, config: dict[str, Any]) -> None:
         spec: TrialSpec = config["spec"]
         pool = Pool(Resources(spec.cpus, spec.gpus), TrialFolder(spec.folder).log, spec.priority)
         self._attempt = Attempt(spec, ray.get_runtime_context().get_node_id(), pool)
+        self._ranks = Ranks(spec) if spec.processes > 1 else None
 
     def step(self) -> dict[str, Any]:
         assert self._attempt is not None
         events = self._attempt.next(_HEARTBEAT_SECONDS)
+        if self._ranks is not None:
+            events = self._ranks.heard(events)
         return {"events": events, "attempt": self._attempt.spec.attempt, "peak": peak_bytes()}
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -141,6 +148,8 @@ class _Trainable(tune.Trainable):
         return ended
 
     def cleanup(self) -> None:
+        if self._ranks is not None:
+            self._ranks.stop()
         if self._attempt is not None:
             self._attempt.stop(0.0)
 
@@ -150,9 +159,10 @@ def _places(need: Resources, maps: bool, avoid: str | None) -> tune.PlacementGro
 
     A trial that maps leaves the processors to its items, or they would wait for what it holds itself.
     """
-    selector = [{"ray.io/node-id": f"!{avoid}"}] if avoid else None
+    selector = [{"ray.io/node-id": f"!{avoid}"}] * need.processes if avoid else None
     bundle = {"memory": _COORDINATOR_BYTES} if maps else {"CPU": need.cpus, **({"GPU": need.gpus} if need.gpus else {})}
-    return tune.PlacementGroupFactory([bundle], bundle_label_selector=selector)
+    strategy = need.placement.upper()
+    return tune.PlacementGroupFactory([bundle] * need.processes, strategy=strategy, bundle_label_selector=selector)
 
 
 def _name_of(trial: Trial) -> str:

@@ -60,6 +60,7 @@ class TrialSpec:
     gpus: float
     cpus: float = 1
     priority: int = 0
+    processes: int = 1
     reported: int = 0
     pause_at: int | None = None
     maps: Mapping[str, MapRecord] = field(default_factory=dict)  # what of them is done already
@@ -176,7 +177,7 @@ def run_task(spec: TrialSpec, attempt: Attempt) -> Event | None:
 
 def _outcome(spec: TrialSpec, context: TrialContext) -> Event | None:
     try:
-        _seed_globals(spec.seed)
+        seed_globals(spec.seed)
         task = registry.task(spec.task)
         gpu.keep_to_share(0 if task.maps else spec.gpus)
         return _finish(spec, context, task.run(task.params(**spec.params), context))
@@ -216,11 +217,13 @@ class TrialContext:
 
     def __init__(self, spec: TrialSpec, folder: TrialFolder, attempt: Attempt) -> None:
         self.seed, self.data, self.cache = spec.seed, spec.data, spec.cache
+        self.rank, self.processes = 0, spec.processes
         # The items of a map have GPUs, the trial itself has none then.
         self.device = "cuda" if spec.gpus and (registry.task(spec.task).maps or gpu.has_cuda()) else "cpu"
         self.last: Mapping[str, float] = {}
         self.step = self._saved = 0
         self._spec, self._folder, self._attempt = spec, folder, attempt
+        self._artifacts = folder.artifacts
         self._known: set[str] = set()  # metric names that have been checked
         self._maps = Maps(spec.id, folder.maps, spec.cache, spec.maps, attempt.put, attempt.executor)
 
@@ -250,15 +253,11 @@ class TrialContext:
         self._pause_if_due()
 
     def restore(self) -> tuple[int, dict[str, Any]] | None:
-        kept = checkpoint.load_last(self._folder.checkpoint)
+        kept = self._kept()
         if kept is None:
             return None
-        first, *notes = kept.notes
-        if first["trial"] == self._spec.id and first["after"] > self._spec.reported:
-            print(f"the journal has lost reports that come before checkpoint {kept.step}: beginning anew", flush=True)
-            return None  # the machine lost its power: checkpoints are synced to disk, reports are not
         self._saved = kept.step
-        for report in (Reported(**note) for note in notes):
+        for report in (Reported(**note) for note in kept.notes[1:]):
             if report.trial == self._spec.id and report.step > self._spec.reported:
                 self.step, self.last = report.step, report.metrics
                 self._attempt.put(report)
@@ -280,7 +279,7 @@ class TrialContext:
         return self._maps.run(function, items, name, keys)
 
     def artifact(self, name: str) -> Path:
-        root = self._folder.artifacts.resolve()
+        root = self._artifacts.resolve()
         path = (root / name).resolve()
         if root not in path.parents:
             raise ValueError(f"the artifact name {name!r} leaves the trial's folder")
@@ -289,6 +288,18 @@ class TrialContext:
 
     def figure(self, name: str, figure: Any) -> None:
         figure.savefig(self.artifact(f"{name}.png"), dpi=120, bbox_inches="tight")
+
+    def _kept(self) -> checkpoint.Checkpoint | None:
+        """The last checkpoint, unless the journal lacks what comes before it."""
+        kept = checkpoint.load_last(self._folder.checkpoint)
+        if kept is not None:
+            first = kept.notes[0]
+            if first["trial"] == self._spec.id and first["after"] > self._spec.reported:
+                print(
+                    f"the journal has lost reports that come before checkpoint {kept.step}: beginning anew", flush=True
+                )
+                return None  # the machine lost its power: checkpoints are synced to disk, reports are not
+        return kept
 
     def _pause_if_due(self) -> None:
         """Pausing comes after the checkpoint of the step that was waited for, or, without one, before the next step."""
@@ -361,7 +372,7 @@ def _finish(spec: TrialSpec, context: TrialContext, final: Any) -> TrialEnded:
     return TrialEnded(spec.id, State.FINISHED, metrics=metrics)
 
 
-def _seed_globals(seed: int) -> None:
+def seed_globals(seed: int) -> None:
     """A net for libraries that draw from global generators; a task itself uses ``context.seed``.
 
     Ray gives the process as many threads as the trial holds CPUs (``OMP_NUM_THREADS``): sums depend on that too.

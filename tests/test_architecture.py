@@ -9,9 +9,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 MACHINERY = {"ray", "mlflow", "yaml", "orchestrator", "typer", "rich", "optuna"}
-# Each outside system has one room, the module that imports it; Ray has three: its cluster, its trials, its tasks.
+# Each outside system has one room, the module that imports it; Ray has four: its cluster, its trials, the other
+# processes of one trial, its tasks.
 ROOMS = {
-    "ray": {"cluster", "trials", "pool"},
+    "ray": {"cluster", "trials", "ranks", "pool"},
     "mlflow": {"tracking"},
     "yaml": {"yamlfile"},
     "rich": {"terminal"},
