@@ -141,7 +141,7 @@ class Sharing:
         """
         now = time.monotonic()
         self._look(now, _LOOK_SECONDS)
-        return self._strangers_wait(now, spare_gpus) or self._turns.gives_way(need, keeps=True, spare_gpus=spare_gpus)
+        return self._strangers_wait(now, spare_gpus) or self._turns.gives_way(need, 1, spare_gpus)
 
     def may_begin(self, need: Amount, live: int) -> bool:
         """Whether a trial may begin while ``live`` others of this study are under way.
@@ -156,7 +156,7 @@ class Sharing:
         if self._alone:
             return True
         lacks = live + 1 - self._places
-        if self._turns.gives_way(need, keeps=lacks <= 0):
+        if self._turns.gives_way(need, max(0, 1 - lacks)):
             return False
         return all(self._free.get(resource, 0) >= lacks * n for resource, n in need.items())
 

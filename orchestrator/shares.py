@@ -60,16 +60,20 @@ class Turns:
             for name, held in could.items()
         }
 
-    def gives_way(self, need: Amount, keeps: bool = False, spare_gpus: bool = False) -> bool:
-        """Whether a place for ``need`` is to be left to others: a free one or, if it ``keeps``, one that it holds.
+    def gives_way(self, need: Amount, idle: int = 0, spare_gpus: bool = False) -> bool:
+        """Whether a place for ``need`` is to be left to others: one of those that it holds ``idle``, or a free one.
 
         With ``spare_gpus`` that is on a node without GPUs, which whoever waits for a GPU does not need.
         """
-        after = self._share(self._own.held) if keeps else self._after(self._own.held, need)
+        others_too = {r: (idle - 1) * n for r, n in need.items()}  # what is idle besides, or lacks if this one is taken
+        held = {r: n - max(0, idle - 1) * need.get(r, 0) for r, n in self._own.held.items()}
+        after = self._share(held) if idle else self._after(held, need)
         return any(
             self._goes_before(name, other, other.need, need, after)
             for name, other in self._others.items()
-            if other.need is not None and not (spare_gpus and other.need.get("GPU"))
+            if other.need is not None
+            and not (spare_gpus and other.need.get("GPU"))
+            and not _within(other.need, self._free, others_too)
         )
 
     def _goes_before(self, name: str, other: Claim, lacks: Amount, need: Amount, after: float) -> bool:

@@ -22,13 +22,13 @@ def cpus(held, need=None, priority=0):
 
 
 def test_a_place_goes_to_whoever_has_less_with_it():
-    assert turns(cpus(4, 1), {"b": cpus(0, 1)}).gives_way(NEED, keeps=True)
-    assert turns(cpus(3, 1), {"b": cpus(1, 1)}).gives_way(NEED, keeps=True)
-    assert not turns(cpus(2, 1), {"b": cpus(2, 1)}).gives_way(NEED, keeps=True)
+    assert turns(cpus(4, 1), {"b": cpus(0, 1)}).gives_way(NEED, idle=1)
+    assert turns(cpus(3, 1), {"b": cpus(1, 1)}).gives_way(NEED, idle=1)
+    assert not turns(cpus(2, 1), {"b": cpus(2, 1)}).gives_way(NEED, idle=1)
     assert turns(cpus(2, 1), {"b": cpus(1, 1)}, free=1).gives_way(NEED), "it would have three, the other two"
     assert not turns(cpus(1, 1), {"b": cpus(2, 1)}, free=1).gives_way(NEED)
-    assert not turns(cpus(4, 1), {"b": cpus(0)}).gives_way(NEED, keeps=True), "who wants no more is left out"
-    assert not turns(cpus(4, 1), {}).gives_way(NEED, keeps=True)
+    assert not turns(cpus(4, 1), {"b": cpus(0)}).gives_way(NEED, idle=1), "who wants no more is left out"
+    assert not turns(cpus(4, 1), {}).gives_way(NEED, idle=1)
 
 
 @pytest.mark.parametrize(("held", "gives"), [(9, True), (7, False)])
@@ -37,7 +37,7 @@ def test_a_share_is_of_the_scarcer_kind(held, gives):
     seen = Turns()
     other = Claim({}, {"CPU": 1, "GPU": 1}, used={"CPU": 1})  # it has begun
     seen.look(0, cpus(held, 1), {"b": other}, {"CPU": 16, "GPU": 2}, {"CPU": 0, "GPU": 1})
-    assert seen.gives_way(NEED, keeps=True) == gives
+    assert seen.gives_way(NEED, idle=1) == gives
 
 
 def test_what_needs_a_gpu_does_not_wait_for_what_needs_none():
@@ -49,10 +49,18 @@ def test_what_needs_a_gpu_does_not_wait_for_what_needs_none():
     assert seen.gives_way({"CPU": 1, "GPU": 1})
 
 
+def test_of_two_places_only_one_is_left_to_who_needs_one():
+    """Both of its trials have ended before the other could take the first place."""
+    assert not turns(cpus(2, 1), {"b": cpus(0, 1)}, total=2).gives_way(NEED, idle=2)
+    assert turns(cpus(2, 1), {"b": cpus(0, 2)}, total=2).gives_way(NEED, idle=2)
+    assert turns(cpus(2, 1), {"b": cpus(0, 1)}, total=2).gives_way(NEED, idle=1), "the other one is at work"
+    assert not turns(cpus(1, 1), {"b": cpus(0, 1)}, free=2, total=3).gives_way(NEED), "there is one for each"
+
+
 def test_priority_goes_before_any_share():
-    assert turns(cpus(1, 1), {"b": cpus(3, 1, priority=1)}).gives_way(NEED, keeps=True)
+    assert turns(cpus(1, 1), {"b": cpus(3, 1, priority=1)}).gives_way(NEED, idle=1)
     assert not turns(cpus(3, 1, priority=1), {"b": cpus(1, 1)}, seconds=1000).gives_way(NEED)
-    assert not turns(cpus(1, 1), {"b": cpus(3, priority=1)}).gives_way(NEED, keeps=True), "it wants no more"
+    assert not turns(cpus(1, 1), {"b": cpus(3, priority=1)}).gives_way(NEED, idle=1), "it wants no more"
 
 
 def test_who_has_had_more_since_both_began_gives_way_although_the_other_would_hold_as_much():
@@ -62,7 +70,7 @@ def test_who_has_had_more_since_both_began_gives_way_although_the_other_would_ho
             view.look(now, cpus(own, 1), {"b": cpus(other, 1)}, {"CPU": 1}, {"CPU": 0})
             now += seconds
         view.look(now, cpus(1, 1), {"b": cpus(0, 1)}, {"CPU": 1}, {"CPU": 0})
-        return view.gives_way(NEED, keeps=True)
+        return view.gives_way(NEED, idle=1)
 
     assert not gives(0.0, 10.0)
     assert not gives(50.0, 10.0), "what it waited for its first place is not made good"
@@ -70,7 +78,7 @@ def test_who_has_had_more_since_both_began_gives_way_although_the_other_would_ho
 
 
 def test_a_newcomers_first_place_comes_first():
-    assert turns(cpus(1, 1), {"b": cpus(0, 1)}, total=1).gives_way(NEED, keeps=True)
+    assert turns(cpus(1, 1), {"b": cpus(0, 1)}, total=1).gives_way(NEED, idle=1)
     assert not turns(cpus(0, 1), {"b": cpus(1, 1)}, total=1).gives_way(NEED)
 
 
@@ -78,12 +86,12 @@ def test_nobody_waits_for_one_who_gains_nothing_by_it():
     gpu = Claim({}, {"CPU": 1, "GPU": 1})
     seen = Turns()
     seen.look(0, cpus(4, 1), {"b": gpu}, {"CPU": 4, "GPU": 1}, {"CPU": 0, "GPU": 0})
-    assert not seen.gives_way(NEED, keeps=True), "it lacks a GPU, and none is held here"
+    assert not seen.gives_way(NEED, idle=1), "it lacks a GPU, and none is held here"
     seen = Turns()
     seen.look(0, cpus(4, 1), {"b": gpu}, {"CPU": 4, "GPU": 2}, {"CPU": 0, "GPU": 1})
-    assert seen.gives_way(NEED, keeps=True)
-    assert not seen.gives_way(NEED, keeps=True, spare_gpus=True), "what runs beside the GPUs is not in its way"
-    assert not turns(cpus(2, 1), {"b": cpus(0, 8)}, free=2).gives_way(NEED, keeps=True), "it is too large"
+    assert seen.gives_way(NEED, idle=1)
+    assert not seen.gives_way(NEED, idle=1, spare_gpus=True), "what runs beside the GPUs is not in its way"
+    assert not turns(cpus(2, 1), {"b": cpus(0, 8)}, free=2).gives_way(NEED, idle=1), "it is too large"
 
 
 def test_a_place_that_is_not_taken_is_not_left_free_for_long():
@@ -130,7 +138,7 @@ def simulated(slots, sizes, seconds, until):
                 views[me].look(now, claims[me], {"other": claims[1 - me]}, {"CPU": slots}, {"CPU": free})
                 if over:
                     ends[me].remove(over[0])
-                if (over or free >= sizes[me]) and not views[me].gives_way({"CPU": sizes[me]}, keeps=bool(over)):
+                if (over or free >= sizes[me]) and not views[me].gives_way({"CPU": sizes[me]}, idle=len(over)):
                     ends[me].append(now + seconds[me])
                 elif not over:
                     break
