@@ -134,14 +134,14 @@ class Sharing:
             _internal_kv_put(self._key, json.dumps({**line, "at": time.time()}), namespace=_LEDGER)
         self._look(now, _TELL_SECONDS)
 
-    def gives_way(self, need: Amount, spare_gpus: bool = False) -> bool:
-        """Whether no further remote tasks that each need so much are to be started: others have their turn.
+    def gives_way(self, need: Amount, tasks: int, spare_gpus: bool = False) -> bool:
+        """Whether no further remote tasks, so many that each need so much, are to be started: others have their turn.
 
         ``spare_gpus``: they would be on nodes without GPUs, which whoever waits for one does not need.
         """
         now = time.monotonic()
         self._look(now, _LOOK_SECONDS)
-        return self._strangers_wait(now, spare_gpus) or self._turns.gives_way(need, 1, spare_gpus)
+        return self._strangers_wait(now, spare_gpus) or self._turns.gives_way(need, 1, 1 + tasks, spare_gpus)
 
     def may_begin(self, need: Amount, live: int) -> bool:
         """Whether a trial may begin while ``live`` others of this study are under way.

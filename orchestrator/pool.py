@@ -77,7 +77,7 @@ class Pool:
         flying = {resource: len(self._jobs) * n for resource, n in need.items()}
         self._sharing.tell(need if self._jobs or self._held else None, flying)
         kept_off = self._kept_off()
-        if not self._held or self._sharing.gives_way(need, spare_gpus=bool(kept_off)):
+        if not self._held or self._sharing.gives_way(need, len(self._held), spare_gpus=bool(kept_off)):
             return
         task = self._task
         if kept_off:

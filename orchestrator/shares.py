@@ -60,12 +60,13 @@ class Turns:
             for name, held in could.items()
         }
 
-    def gives_way(self, need: Amount, idle: int = 0, spare_gpus: bool = False) -> bool:
+    def gives_way(self, need: Amount, idle: int = 0, takes: int = 1, spare_gpus: bool = False) -> bool:
         """Whether a place for ``need`` is to be left to others: one of those that it holds ``idle``, or a free one.
 
-        With ``spare_gpus`` that is on a node without GPUs, which whoever waits for a GPU does not need.
+        It would take so many of them at once. With ``spare_gpus`` they are on nodes without GPUs, which whoever waits
+        for a GPU does not need.
         """
-        others_too = {r: (idle - 1) * n for r, n in need.items()}  # what is idle besides, or lacks if this one is taken
+        others_too = {r: (idle - takes) * n for r, n in need.items()}  # besides what is free
         held = {r: n - max(0, idle - 1) * need.get(r, 0) for r, n in self._own.held.items()}
         after = self._share(held) if idle else self._after(held, need)
         return any(

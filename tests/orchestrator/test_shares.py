@@ -54,7 +54,9 @@ def test_of_two_places_only_one_is_left_to_who_needs_one():
     assert not turns(cpus(2, 1), {"b": cpus(0, 1)}, total=2).gives_way(NEED, idle=2)
     assert turns(cpus(2, 1), {"b": cpus(0, 2)}, total=2).gives_way(NEED, idle=2)
     assert turns(cpus(2, 1), {"b": cpus(0, 1)}, total=2).gives_way(NEED, idle=1), "the other one is at work"
-    assert not turns(cpus(1, 1), {"b": cpus(0, 1)}, free=2, total=3).gives_way(NEED), "there is one for each"
+    one_for_each = turns(cpus(1, 1), {"b": cpus(0, 1)}, free=2, total=3)
+    assert not one_for_each.gives_way(NEED)
+    assert one_for_each.gives_way(NEED, takes=2)
 
 
 def test_priority_goes_before_any_share():
