@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
 import math
 import os
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, TypeVar
 
 from orchestrator.errors import EnvironmentProblem
-from orchestrator.plan import Node
+from orchestrator.plan import Node, capacity
+from orchestrator.shares import Amount, Claim, Turns
 from tasks.api import Resources
 
 _SETTINGS = {
@@ -35,13 +38,22 @@ for _name, _value in _SETTINGS.items():
 import ray  # noqa: E402 - Ray reads the settings above when it is imported
 from ray._private import ray_constants  # noqa: E402 - see `_on_loopback`
 from ray.exceptions import RayError, RayTaskError  # noqa: E402
+from ray.experimental.internal_kv import (  # noqa: E402
+    _internal_kv_del,
+    _internal_kv_get,
+    _internal_kv_list,
+    _internal_kv_put,
+)
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy  # noqa: E402
 
 T = TypeVar("T")
 _HEAD_RESOURCE = "node:__internal_head__"
 _SHOWN = ("CPU", "GPU", "memory")
-_LOOK_AROUND_SECONDS = 0.2
+_LOOK_SECONDS = 0.2
+_TELL_SECONDS = 1.0
+_STALE_SECONDS = 10.0
 _GIVE_WAY_SECONDS = 5.0
+_LEDGER = "orchestrator-shares"  # a namespace of Ray's internal store
 
 
 @contextlib.contextmanager
@@ -182,28 +194,147 @@ def draining() -> frozenset[str]:
 
 
 def others_hold(node_id: str, need: Resources) -> bool:
-    """Whether some live node other than this one can hold a trial."""
-    return any(node.holds(need) for id, node in nodes().items() if id != node_id)
+    """Whether live nodes other than this one can hold a trial."""
+    return capacity(need, [node for id, node in nodes().items() if id != node_id]) > 0
 
 
 class Sharing:
-    """Lets other studies on the cluster have a turn.
+    """Shares the cluster with other studies and other users of Ray, seen from one process of this study.
 
-    Tune keeps a worker and its place from trial to trial, so whoever came first would hold the cluster to its end.
-    While somebody else's placement group waits, a place that becomes free is given up, and asked for again behind
-    theirs. A group that does not come to its place even so (it is too large, say) is not waited for twice.
+    What studies hold is what Ray says; what they want and their priorities are lines that they keep in Ray's store, one
+    for each process that starts work: a driver's trials, or the items of a map. `shares.Turns` decides on these.
+    Of other users Ray only says that a placement group waits: it has its turn once, unless it does not come to its
+    place (it is too large, say).
     """
 
-    def __init__(self) -> None:
-        self._own = ray.get_runtime_context().get_job_id()  # the end of the id of each of our placement groups
-        self._seen: dict[str, float] = {}  # a group of others that waits → when it was first seen
-        self._looked = -math.inf
+    def __init__(self, priority: int = 0) -> None:
+        context = ray.get_runtime_context()
+        self._job, self._priority = context.get_job_id(), priority  # the job is the end of its placement groups' ids
+        self._key = f"{self._job}/{context.get_worker_id()}"
+        self._line: dict[str, Any] = {}
+        self._turns = Turns()
+        self._heard: dict[str, tuple[bytes, float]] = {}  # the lines, and when each was new
+        self._strangers: dict[str, float] = {}  # a group of theirs that waits → when it was first seen
+        self._for_gpus: set[str] = set()  # the groups that wait for a GPU, anybody's
+        self._free: dict[str, float] = {}
+        self._places = 0
+        self._alone, self.gpus_awaited = True, False
+        self._looked = self._told = -math.inf
 
-    def gives_way(self) -> bool:
+    def tell(self, need: Amount | None, flying: Amount = MappingProxyType({}), used: Amount | None = None) -> None:
+        """Say what the next thing to start needs, None for nothing, and what is asked for by remote tasks under way.
+
+        ``used`` is what trials work with, of the places that they have. To be called often, also when nothing changed.
+        """
         now = time.monotonic()
-        if now - self._looked > _LOOK_AROUND_SECONDS:
-            self._looked = now
-            groups = ray.util.placement_group_table().items()
-            waiting = [id for id, g in groups if g["state"] == "PENDING" and not id.endswith(self._own)]
-            self._seen = {id: self._seen.get(id, now) for id in waiting}
-        return any(now - since < _GIVE_WAY_SECONDS for since in self._seen.values())
+        line = {"priority": self._priority, "need": need, "flying": dict(flying), "used": used}
+        if now - self._told > _TELL_SECONDS or (self._line["need"] is None) != (need is None):
+            self._told, self._line = now, line
+            _internal_kv_put(self._key, json.dumps({**line, "at": time.time()}), namespace=_LEDGER)
+        self._look(now, _TELL_SECONDS)
+
+    def gives_way(self, need: Amount, tasks: int, spare_gpus: bool = False) -> bool:
+        """Whether no further remote tasks, so many that each need so much, are to be started: others have their turn.
+
+        ``spare_gpus``: they would be on nodes without GPUs, which whoever waits for one does not need.
+        """
+        now = time.monotonic()
+        self._look(now, _LOOK_SECONDS)
+        return self._strangers_wait(now, spare_gpus) or self._turns.gives_way(need, 1, 1 + tasks, spare_gpus)
+
+    def may_begin(self, need: Amount, live: int) -> bool:
+        """Whether a trial may begin while ``live`` others of this study are under way.
+
+        Beside other studies only where there is a place: one that waited in Ray's queue would take, out of turn, the
+        next that becomes free.
+        """
+        now = time.monotonic()
+        self._look(now, _LOOK_SECONDS)
+        if self._strangers_wait(now):
+            return False
+        if self._alone:
+            return True
+        lacks = live + 1 - self._places
+        if self._turns.gives_way(need, max(0, 1 - lacks)):
+            return False
+        return all(self._free.get(resource, 0) >= lacks * n for resource, n in need.items())
+
+    def close(self) -> None:
+        """Nothing more is wanted, for now."""
+        if self._line:
+            self._line, self._told = {}, -math.inf
+            _internal_kv_del(self._key, namespace=_LEDGER)
+
+    def _strangers_wait(self, now: float, spare_gpus: bool = False) -> bool:
+        return any(
+            now - since < _GIVE_WAY_SECONDS and not (spare_gpus and id in self._for_gpus)
+            for id, since in self._strangers.items()
+        )
+
+    def _look(self, now: float, patience: float) -> None:
+        if now - self._looked < patience:
+            return
+        self._looked = now
+        lines = self._lines(now)
+        groups = {
+            (id[-len(self._job) :], id): (group["state"], _sum(group["bundles"].values()))
+            for id, group in ray.util.placement_group_table().items()
+            if group["state"] in ("CREATED", "PENDING")
+        }
+        waiting = {(job, id): need for (job, id), (state, need) in groups.items() if state == "PENDING"}
+        self._for_gpus = {id for (_, id), need in waiting.items() if need["GPU"]}
+        told = [line["need"] for of in lines.values() for line in of if line["need"]]
+        self.gpus_awaited = bool(self._for_gpus) or any(need.get("GPU") for need in told)
+        strange = [id for job, id in waiting if job not in lines and job != self._job]
+        self._strangers = {id: self._strangers.get(id, now) for id in strange}
+        self._places = sum(job == self._job and state == "CREATED" for (job, _), (state, _) in groups.items())
+        self._alone = set(lines) <= {self._job}
+        if not self._alone:
+            held = [(job, need) for (job, _), (state, need) in groups.items() if state == "CREATED"]
+            self._compare(now, lines, held, {job: need for (job, _), need in waiting.items() if any(need.values())})
+
+    def _compare(
+        self,
+        now: float,
+        lines: Mapping[str, list[dict[str, Any]]],
+        groups: Sequence[tuple[str, Amount]],
+        waiting: Mapping[str, Amount],
+    ) -> None:
+        total, self._free = _sum([ray.cluster_resources()]), _sum([ray.available_resources()])
+        grouped = _sum(amount for _, amount in groups)
+        loose = {r: max(0.0, total[r] - self._free[r] - grouped[r]) for r in total}  # held by remote tasks
+        tasks = {job: _sum(line["flying"] for line in of) for job, of in lines.items()}
+        asked = _sum(tasks.values())
+        claims = {}
+        for job, of in lines.items():
+            of_loose = {r: loose[r] * tasks[job][r] / asked[r] for r in total if asked[r]}
+            held = _sum([*(amount for owner, amount in groups if owner == job), of_loose])
+            used = _sum([*(line["used"] for line in of if line["used"]), of_loose])
+            needs = [line["need"] for line in of if line["need"]]
+            need = waiting.get(job) or (needs[0] if needs else None)
+            claims[job] = Claim(held, need, max(line["priority"] for line in of), used)
+        own = claims.pop(self._job, Claim())
+        self._turns.look(now, own, claims, total, self._free)
+
+    def _lines(self, now: float) -> dict[str, list[dict[str, Any]]]:
+        """What studies say of themselves, by job; who has said nothing for long has died."""
+        said = {
+            key.decode(): _internal_kv_get(key, namespace=_LEDGER) for key in _internal_kv_list("", namespace=_LEDGER)
+        }
+        self._heard = {
+            key: self._heard[key] if key in self._heard and self._heard[key][0] == line else (line, now)
+            for key, line in said.items()
+            if line is not None
+        }
+        lines: dict[str, list[dict[str, Any]]] = {}
+        for key, (line, since) in self._heard.items():
+            if now - since < _STALE_SECONDS:
+                lines.setdefault(key.partition("/")[0], []).append(json.loads(line))
+            elif now - since > 2 * _STALE_SECONDS:
+                _internal_kv_del(key, namespace=_LEDGER)
+        return lines
+
+
+def _sum(amounts: Iterable[Amount]) -> dict[str, float]:
+    amounts = list(amounts)
+    return {resource: sum(amount.get(resource, 0.0) for amount in amounts) for resource in ("CPU", "GPU")}

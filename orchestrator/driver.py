@@ -89,6 +89,12 @@ class Driver:
         return len(self._live) < min(self.places, self.plan.study.search.concurrent or self.places)
 
     @property
+    def load(self) -> tuple[int, int, bool]:
+        """How many attempts are under way, how many of them work already, and whether it would start another."""
+        working = sum(self._record.trials[id].pid is not None and self._goes_on(id) for id in self._live)
+        return len(self._live), working, self.has_room and bool(self._ready or self._waiting)
+
+    @property
     def finished(self) -> bool:
         """Whether nothing more is to be started: nothing is left, or the study stops."""
         return self.stop.is_set() or not (self._live or self._ready or self._has_new())
@@ -137,6 +143,8 @@ class Driver:
             folder=self._folder.trial(trial.id).root,
             gpus=study.resources.gpus,
             cpus=study.resources.cpus,
+            priority=study.priority,
+            processes=study.resources.processes,
             maps=copy.deepcopy(trial.maps),
             reported=trial.steps,
             pause_at=self._pause_at(trial),

@@ -14,7 +14,8 @@ def spent(study: Study, record: Record, now: float) -> Cut | None:
     budget = study.budget
     if budget.hours is not None and record.seconds_at(now) >= budget.hours * 3600:
         return State.FINISHED, f"budget.hours={budget.hours:g} was reached"
-    if budget.gpu_hours is not None and record.gpu_seconds_at(now, study.resources.gpus) >= budget.gpu_hours * 3600:
+    gpus = study.resources.gpus * study.resources.processes
+    if budget.gpu_hours is not None and record.gpu_seconds_at(now, gpus) >= budget.gpu_hours * 3600:
         return State.FINISHED, f"budget.gpu_hours={budget.gpu_hours:g} was reached"
     return None
 

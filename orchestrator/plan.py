@@ -21,7 +21,7 @@ from orchestrator.errors import DoesNotFit, StudyError
 from orchestrator.record import Record, TrialRecord
 from orchestrator.states import State
 from orchestrator.study import Algorithm, SchedulerKind, Study
-from tasks.api import Goal, Resources, Space
+from tasks.api import Goal, Placement, Resources, Space
 
 DEFAULTS = "defaults"  # what the runs of a study's own parameters, beside those of finalists, are runs of
 _BEST_FIRST = (State.FINISHED, State.PRUNED, State.RUNNING, State.PENDING, State.STOPPED)
@@ -36,7 +36,7 @@ class Node:
     gpus: float
 
     def holds(self, need: Resources) -> int:
-        """How many trials of this size fit at once. A fraction of a GPU never spans two cards."""
+        """How many processes of this size fit at once. A fraction of a GPU never spans two cards."""
         by_cpu = math.floor(self.cpus / need.cpus + 1e-9)
         if need.gpus == 0:
             return by_cpu
@@ -95,7 +95,7 @@ class Plan:
 
     def _estimate(self, seconds: float | None, checkpoint_bytes: int | None) -> dict[str, Any]:
         waves = sum(math.ceil(runs / self.concurrent) for runs in (len(self.trials), self.finalist_runs))
-        gpus = self.study.resources.gpus
+        gpus = self.study.resources.gpus * self.study.resources.processes
         return {
             "waves": waves,
             "seconds_per_trial": seconds,
@@ -109,14 +109,14 @@ class Plan:
 def make_plan(study: Study, nodes: Sequence[Node]) -> Plan:
     """The plan of a study on these nodes. Raises `DoesNotFit` when no node can hold one trial."""
     check_fits(study.resources, nodes)
-    capacity = sum(node.holds(study.resources) for node in nodes)
+    most_at_once = capacity(study.resources, nodes)
     chosen = _chosen(study)
     most = max(len(chosen), _finalist_runs(study, len(chosen)))
-    concurrent = min(study.search.concurrent or capacity, capacity, most)
+    concurrent = min(study.search.concurrent or most_at_once, most_at_once, most)
     trials = tuple(
         PlannedTrial(trial_id(i), derive_seed(study.seed, trial_id(i)), params) for i, params in enumerate(chosen)
     )
-    return Plan(study, trials, concurrent, tuple(_notes(study, len(trials), concurrent, capacity)))
+    return Plan(study, trials, concurrent, tuple(_notes(study, len(trials), concurrent, most_at_once)))
 
 
 def finalists(study: Study, record: Record) -> list[PlannedTrial]:
@@ -177,17 +177,39 @@ def derive_seed(study_seed: int, *identity: str) -> int:
     return int.from_bytes(digest[:4], "big") >> 1
 
 
+def capacity(need: Resources, nodes: Sequence[Node]) -> int:
+    """How many trials fit on these nodes at once."""
+    places = [node.holds(need) for node in nodes]
+    if need.placement is Placement.STRICT_PACK:
+        return sum(of_node // need.processes for of_node in places)
+    return sum(places) // need.processes
+
+
 def check_fits(need: Resources, nodes: Sequence[Node]) -> None:
-    """Raise `DoesNotFit` unless some node holds one trial, naming what is asked for and what the largest has."""
-    if any(node.holds(need) for node in nodes):
+    """Raise `DoesNotFit` unless one trial fits, naming what is asked for and what the largest node has."""
+    if capacity(need, nodes):
         return
+    places = [node.holds(need) for node in nodes]
+    if any(places):
+        raise _too_many_processes(need, places)
     largest = max(nodes, key=lambda node: (node.gpus, node.cpus) if need.gpus else (node.cpus, node.gpus))
     raise DoesNotFit(
-        f"a trial asks for {_amount(need.cpus, need.gpus)}, "
+        f"{'a trial' if need.processes == 1 else 'each process of a trial'} asks for {_amount(need.cpus, need.gpus)}, "
         f"but the largest of {len(nodes)} node(s), {largest.name}, has {_amount(largest.cpus, largest.gpus)}",
         f"set resources.cpus={min(need.cpus, largest.cpus):g} resources.gpus={min(need.gpus, largest.gpus):g}, "
         "or use a cluster with larger nodes",
     )
+
+
+def _too_many_processes(need: Resources, places: Sequence[int]) -> DoesNotFit:
+    asked = f"a trial asks for {need.processes} processes of {_amount(need.cpus, need.gpus)} each"
+    if need.placement is not Placement.STRICT_PACK:
+        message = f"{asked}, but all {len(places)} node(s) together hold {sum(places)}"
+        return DoesNotFit(message, f"set resources.processes={sum(places)}, or use a larger cluster")
+    hint = f"set resources.processes={max(places)}"
+    if sum(places) >= need.processes:
+        hint += ", or resources.placement=pack to use several nodes"
+    return DoesNotFit(f"{asked} on one node, but no node holds more than {max(places)} of them", hint)
 
 
 def sample(space: Space, study_seed: int, trial: str) -> dict[str, Any]:

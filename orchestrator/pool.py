@@ -6,6 +6,7 @@ a later map's workers read them from there, and they outlive every process.
 
 from __future__ import annotations
 
+import math
 import pickle
 import time
 from pathlib import Path
@@ -14,10 +15,11 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from orchestrator import failures, registry  # noqa: F401 - the registry knows where tasks are
+from orchestrator import failures, gpu, registry  # noqa: F401 - the registry knows where tasks are
 from orchestrator.cluster import Sharing, nodes
 from orchestrator.jobs import Computed, Died, Failed, Job, compute
 from orchestrator.logs import log_to
+from orchestrator.plan import Node
 from tasks.api import Resources
 
 _COUNT_SECONDS = 5.0  # how long the number of nodes is taken to be what it was
@@ -29,23 +31,22 @@ class Pool:
     What dies is reported, not tried again here: which item it was, and how often, is for the map to know.
     """
 
-    def __init__(self, need: Resources, log: Path) -> None:
+    def __init__(self, need: Resources, log: Path, priority: int = 0) -> None:
         self._need, self._log = need, log
         self._task = ray.remote(num_cpus=need.cpus, num_gpus=need.gpus, max_retries=0, scheduling_strategy="SPREAD")(
             _compute
         )
         self._jobs: dict[Any, Job] = {}
         self._held: list[Job] = []  # back from a moment in which others had their turn
-        self._sharing = Sharing()
-        self._slots, self._counted = 1, -_COUNT_SECONDS
+        self._sharing = Sharing(priority)
+        self._nodes: dict[str, Node] = {}
+        self._counted = -math.inf
 
     @property
     def slots(self) -> int:
         """How many jobs the cluster can compute at once."""
-        if time.monotonic() - self._counted > _COUNT_SECONDS:
-            self._counted = time.monotonic()
-            self._slots = max(1, sum(node.holds(self._need) for node in nodes().values()))
-        return self._slots
+        kept_off = self._kept_off()
+        return max(1, sum(node.holds(self._need) for id, node in self._nodes.items() if id not in kept_off))
 
     def submit(self, job: Job) -> None:
         self._held.append(job)
@@ -68,18 +69,38 @@ class Pool:
             ray.cancel(ref, force=True)
         self._jobs.clear()
         self._held.clear()
+        self._sharing.close()
 
     def _start(self) -> None:
-        """While trials of others wait for a place, what runs here runs out and leaves them one."""
-        if self._held and not self._sharing.gives_way():
-            for job in self._held:
-                self._jobs[self._task.remote(pickle.dumps(job), self._log)] = job
-            self._held.clear()
+        """While others have their turn, what runs here runs out and leaves them a place."""
+        need = {"CPU": self._need.cpus, "GPU": self._need.gpus}
+        flying = {resource: len(self._jobs) * n for resource, n in need.items()}
+        self._sharing.tell(need if self._jobs or self._held else None, flying)
+        kept_off = self._kept_off()
+        if not self._held or self._sharing.gives_way(need, len(self._held), spare_gpus=bool(kept_off)):
+            return
+        task = self._task
+        if kept_off:
+            task = task.options(label_selector={"ray.io/node-id": f"!in({','.join(sorted(kept_off))})"})
+        for job in self._held:
+            self._jobs[task.remote(pickle.dumps(job), self._log, self._need.gpus)] = job
+        self._held.clear()
+
+    def _kept_off(self) -> set[str]:
+        """The nodes with GPUs, while somebody waits for one and the work, which needs none, can be done elsewhere."""
+        if time.monotonic() - self._counted > _COUNT_SECONDS:
+            self._counted, self._nodes = time.monotonic(), nodes()
+        if self._need.gpus or not self._sharing.gpus_awaited:
+            return set()
+        with_gpus = {id for id, node in self._nodes.items() if node.gpus}
+        rest = [node for id, node in self._nodes.items() if id not in with_gpus]
+        return with_gpus if any(node.holds(self._need) for node in rest) else set()
 
 
-def _compute(job: bytes, log: Path) -> Computed | Failed:
+def _compute(job: bytes, log: Path, gpus: float) -> Computed | Failed:
     """In a worker. Unpickled here, where this module has made the tasks of ``ORCHESTRATOR_TASKS`` known."""
     with log_to(log):
+        gpu.keep_to_share(gpus)
         return compute(pickle.loads(job))  # noqa: S301 - from the trial
 
 

@@ -174,6 +174,8 @@ class Study(_Part):
     search: Search
     finalists: Finalists | None = None
     seed: int = Field(default=0, ge=0, lt=2**32)
+    priority: int = Field(default=0, ge=-100, le=100)
+    """On a shared cluster, free places go to the study of the highest; what runs is not ended for it."""
     resources: Resources
     failures: Failures = Failures()
     budget: Budget = Budget()

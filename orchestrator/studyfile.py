@@ -40,7 +40,7 @@ from orchestrator.study import (
     settled,
     why_fixed,
 )  # fmt: skip
-from tasks.api import InputError, Resources, Task
+from tasks.api import InputError, Placement, Resources, Task
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -375,9 +375,17 @@ def _check_resources(task: Task, raw: Any, sources: _Sources) -> Resources:
     for name, value in raw.items():
         if name not in names:
             raise sources.error((*key, str(name)), f"unknown key '{name}'", did_you_mean(str(name), names))
-        if isinstance(value, bool) or not isinstance(value, int | float):
+        if name == "placement":
+            if value not in list(Placement):
+                hint = did_you_mean(str(value), list(Placement))
+                raise sources.error((*key, name), f"there is no placement {value!r}", hint)
+        elif isinstance(value, bool) or not isinstance(value, int | float):
             raise sources.error((*key, name), f"expected a number, got {value!r}")
     try:
-        return Resources(**{**{n: getattr(task.resources, n) for n in names}, **raw})
+        need = Resources(**{**{n: getattr(task.resources, n) for n in names}, **raw})
     except ValueError as error:
         raise sources.error(key, str(error)) from error
+    if need.processes > 1 and not task.distributed:
+        message = f"task '{task.name}' runs in one process: {need.processes} would compute the same thing each"
+        raise sources.error((*key, "processes"), message, "leave it out, or let the task's Task say distributed=True")
+    return need

@@ -13,13 +13,16 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from orchestrator import registry
 from orchestrator.cluster import Sharing, draining, nodes, others_hold  # before Ray: it settles how Ray behaves
 from orchestrator.folder import TrialFolder
+from orchestrator.plan import capacity
 from orchestrator.pool import Pool
+from orchestrator.ranks import Ranks
 from orchestrator.worker import Attempt, TrialSpec, peak_bytes
 from tasks.api import Resources
 
@@ -45,17 +48,24 @@ def run_trials(driver: Driver, on_change: Callable[[], None]) -> None:
 
     ``on_change`` is called often, from this thread.
     """
-    sharing = Sharing()
-    with _quiet_tune():
+    places = _Places(driver)
+
+    def changed() -> None:
+        places.tell()
+        on_change()
+
+    places.tell()
+    with _quiet_tune(), closing(places):
         while not driver.finished:
-            _fit(driver, sharing, on_change)
-            while sharing.gives_way() and not driver.stop.is_set():  # every place was given to others: their turn
+            if places.may_begin():
+                _fit(driver, places, changed)
+            else:  # every place was given to others: their turn
                 driver.tick()
-                on_change()
+                changed()
                 time.sleep(0.1)
 
 
-def _fit(driver: Driver, sharing: Sharing, on_change: Callable[[], None]) -> None:
+def _fit(driver: Driver, places: _Places, on_change: Callable[[], None]) -> None:
     need, maps = driver.plan.study.resources, registry.task(driver.plan.study.task).maps
     placing = _Placing(driver, on_change)
     with tempfile.TemporaryDirectory(prefix="orchestrator-") as scratch:
@@ -63,9 +73,9 @@ def _fit(driver: Driver, sharing: Sharing, on_change: Callable[[], None]) -> Non
             tune.with_resources(_Trainable, lambda config: _places(need, maps, config["avoid"])),
             tune_config=tune.TuneConfig(
                 num_samples=-1,
-                search_alg=_Attempts(_TuneSearcher(driver), driver, sharing),
+                search_alg=_Attempts(_TuneSearcher(driver, places), driver, places),
                 scheduler=_TuneScheduler(driver),
-                reuse_actors=True,
+                reuse_actors=need.processes == 1,  # a process belongs to one group of ranks only
                 trial_name_creator=_name_of,
                 trial_dirname_creator=_name_of,
             ),
@@ -85,6 +95,30 @@ def _fit(driver: Driver, sharing: Sharing, on_change: Callable[[], None]) -> Non
             placing.close()
 
 
+class _Places:
+    """The places on the cluster that the study's trials hold, and those that others have before it."""
+
+    def __init__(self, driver: Driver) -> None:
+        self._driver, study = driver, driver.plan.study
+        self._sharing = Sharing(study.priority)
+        maps = registry.task(study.task).maps  # such a trial is always placed; what its items hold, its `Pool` shares
+        need = study.resources
+        self._need = {} if maps else {"CPU": need.cpus * need.processes, "GPU": need.gpus * need.processes}
+
+    def tell(self) -> None:
+        """To be called often: what others know of this study."""
+        _, working, wants_more = self._driver.load
+        used = {resource: working * n for resource, n in self._need.items()}
+        self._sharing.tell(self._need if self._need and wants_more else None, used=used)
+
+    def may_begin(self) -> bool:
+        """Whether it is this study's turn to begin one more attempt, and there is a place for it."""
+        return self._sharing.may_begin(self._need, self._driver.load[0])
+
+    def close(self) -> None:
+        self._sharing.close()
+
+
 class _Trainable(tune.Trainable):
     """An attempt in its worker process, as Tune sees it: one result a message, each a batch of events.
 
@@ -92,20 +126,25 @@ class _Trainable(tune.Trainable):
     """
 
     _attempt: Attempt | None = None
+    _ranks: Ranks | None = None  # of a trial of several processes: the others
 
     def setup(self, config: dict[str, Any]) -> None:
         spec: TrialSpec = config["spec"]
-        pool = Pool(Resources(spec.cpus, spec.gpus), TrialFolder(spec.folder).log)
+        pool = Pool(Resources(spec.cpus, spec.gpus), TrialFolder(spec.folder).log, spec.priority)
         self._attempt = Attempt(spec, ray.get_runtime_context().get_node_id(), pool)
+        self._ranks = Ranks(spec) if spec.processes > 1 else None
 
     def step(self) -> dict[str, Any]:
         assert self._attempt is not None
         events = self._attempt.next(_HEARTBEAT_SECONDS)
+        if self._ranks is not None:
+            events = self._ranks.heard(events)
         return {"events": events, "attempt": self._attempt.spec.attempt, "peak": peak_bytes()}
 
     def leave(self, nodes: frozenset[str]) -> None:
         """These nodes are about to be taken away; called between two messages."""
-        if self._attempt is not None and ray.get_runtime_context().get_node_id() in nodes:
+        own = self._ranks.nodes if self._ranks is not None else {ray.get_runtime_context().get_node_id()}
+        if self._attempt is not None and own & nodes:
             self._attempt.leave()
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
@@ -118,6 +157,8 @@ class _Trainable(tune.Trainable):
         return True
 
     def cleanup(self) -> None:
+        if self._ranks is not None:
+            self._ranks.stop()
         if self._attempt is not None:
             self._attempt.stop(0.0)
 
@@ -127,9 +168,10 @@ def _places(need: Resources, maps: bool, avoid: tuple[str, ...]) -> tune.Placeme
 
     A trial that maps leaves the processors to its items, or they would wait for what it holds itself.
     """
-    selector = [{"ray.io/node-id": f"!in({','.join(avoid)})"}] if avoid else None
+    selector = [{"ray.io/node-id": f"!in({','.join(avoid)})"}] * need.processes if avoid else None
     bundle = {"memory": _COORDINATOR_BYTES} if maps else {"CPU": need.cpus, **({"GPU": need.gpus} if need.gpus else {})}
-    return tune.PlacementGroupFactory([bundle], bundle_label_selector=selector)
+    strategy = need.placement.upper()
+    return tune.PlacementGroupFactory([bundle] * need.processes, strategy=strategy, bundle_label_selector=selector)
 
 
 def _name_of(trial: Trial) -> str:
@@ -177,13 +219,13 @@ class _StopAll(_NotSaved, stopper.Stopper):
 class _TuneSearcher(_NotSaved, search.Searcher):
     """Hands the driver's attempts to Tune, each as a trial of its own."""
 
-    def __init__(self, driver: Driver) -> None:
+    def __init__(self, driver: Driver, places: _Places) -> None:
         super().__init__()
-        self._driver = driver
+        self._driver, self._places = driver, places
         self._of: dict[str, str] = {}  # Tune's id of an attempt → the trial's id
 
     def suggest(self, trial_id: str) -> dict[str, Any] | None:
-        spec = self._driver.next()
+        spec = self._driver.next() if self._driver.has_room and self._places.may_begin() else None
         if spec is None:
             return None
         self._of[trial_id] = spec.id
@@ -208,12 +250,12 @@ class _TuneSearcher(_NotSaved, search.Searcher):
 class _Attempts(_NotSaved, search.SearchGenerator):
     """Tells Tune that there is nothing more to run also while this study gives way: it then drops idle workers."""
 
-    def __init__(self, searcher: _TuneSearcher, driver: Driver, sharing: Sharing) -> None:
+    def __init__(self, searcher: _TuneSearcher, driver: Driver, places: _Places) -> None:
         super().__init__(searcher)
-        self._driver, self._sharing = driver, sharing
+        self._driver, self._places = driver, places
 
     def is_finished(self) -> bool:
-        return self._driver.finished or (self._driver.has_room and self._sharing.gives_way())
+        return self._driver.finished or (self._driver.has_room and not self._places.may_begin())
 
     def save_to_dir(self, dirpath: str, session_str: str = "", **kwargs: Any) -> None:
         """Nothing to save."""
@@ -282,7 +324,7 @@ class _Placing(_NotSaved, tune.Callback):
         if time.monotonic() > self._next_look:
             self._next_look = time.monotonic() + _LOOK_SECONDS
             need = self._driver.plan.study.resources
-            self._driver.places = max(1, sum(node.holds(need) for node in nodes().values()))
+            self._driver.places = max(1, capacity(need, list(nodes().values())))
             if leaving := draining():
                 for trial in trials:
                     if trial.status == Trial.RUNNING and (worker := trial.temporary_state.ray_actor) is not None:

@@ -28,7 +28,7 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator import checkpoint, failures, fence, registry
+from orchestrator import checkpoint, failures, fence, gpu, registry
 from orchestrator.events import Cause, Event, ItemsDone, Reported, Saved, TrialEnded, TrialInterrupted, TrialPlaced
 from orchestrator.folder import TrialFolder, inside
 from orchestrator.jobs import Executor, InProcess
@@ -60,6 +60,8 @@ class TrialSpec:
     folder: Path
     gpus: float
     cpus: float = 1
+    priority: int = 0
+    processes: int = 1
     reported: int = 0
     pause_at: int | None = None
     maps: Mapping[str, MapRecord] = field(default_factory=dict)  # what of them is done already
@@ -190,8 +192,9 @@ def _outcome(spec: TrialSpec, context: TrialContext) -> Event | None:
     try:
         if spec.data is not None and not spec.data.exists():
             return _blind(spec, spec.data)
-        _seed_globals(spec.seed)
+        seed_globals(spec.seed)
         task = registry.task(spec.task)
+        gpu.keep_to_share(0 if task.maps else spec.gpus)
         return _finish(spec, context, task.run(task.params(**spec.params), context))
     except Paused:
         return TrialInterrupted(spec.id, Cause.PAUSED, f"waits at step {context.step}")
@@ -236,11 +239,13 @@ class TrialContext:
 
     def __init__(self, spec: TrialSpec, folder: TrialFolder, attempt: Attempt) -> None:
         self.seed, self.data, self.cache = spec.seed, spec.data, spec.cache
+        self.rank, self.processes = 0, spec.processes
         # The items of a map have GPUs, the trial itself has none then.
-        self.device = "cuda" if spec.gpus and (registry.task(spec.task).maps or _has_cuda()) else "cpu"
+        self.device = "cuda" if spec.gpus and (registry.task(spec.task).maps or gpu.has_cuda()) else "cpu"
         self.last: Mapping[str, float] = {}
         self.step = self._saved = 0
         self._spec, self._folder, self._attempt = spec, folder, attempt
+        self._artifacts = folder.artifacts
         self._known: set[str] = set()  # metric names that have been checked
         self._maps = Maps(spec.id, folder.maps, spec.cache, spec.maps, attempt.put, attempt.executor)
 
@@ -271,15 +276,11 @@ class TrialContext:
         self._pause_if_due()
 
     def restore(self) -> tuple[int, dict[str, Any]] | None:
-        kept = checkpoint.load_last(self._folder.checkpoint)
+        kept = self._kept()
         if kept is None:
             return None
-        first, *notes = kept.notes
-        if first["trial"] == self._spec.id and first["after"] > self._spec.reported:
-            print(f"the journal has lost reports that come before checkpoint {kept.step}: beginning anew", flush=True)
-            return None  # the machine lost its power: checkpoints are synced to disk, reports are not
         self._saved = kept.step
-        for report in (Reported(**note) for note in notes):
+        for report in (Reported(**note) for note in kept.notes[1:]):
             if report.trial == self._spec.id and report.step > self._spec.reported:
                 self.step, self.last = report.step, report.metrics
                 self._attempt.put(report)
@@ -302,7 +303,7 @@ class TrialContext:
 
     def artifact(self, name: str) -> Path:
         self._end_if_passed()
-        path = inside(self._folder.artifacts, name)
+        path = inside(self._artifacts, name)
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
@@ -313,6 +314,18 @@ class TrialContext:
         """The driver took this attempt for dead and another has begun: it is to leave no more files."""
         if fence.is_passed(self._folder.attempt, self._spec.attempt):
             raise Stopped
+
+    def _kept(self) -> checkpoint.Checkpoint | None:
+        """The last checkpoint, unless the journal lacks what comes before it."""
+        kept = checkpoint.load_last(self._folder.checkpoint)
+        if kept is not None:
+            first = kept.notes[0]
+            if first["trial"] == self._spec.id and first["after"] > self._spec.reported:
+                print(
+                    f"the journal has lost reports that come before checkpoint {kept.step}: beginning anew", flush=True
+                )
+                return None  # the machine lost its power: checkpoints are synced to disk, reports are not
+        return kept
 
     def _pause_if_due(self) -> None:
         """Pausing comes after the checkpoint of the step that was waited for, or, without one, before the next step."""
@@ -387,16 +400,10 @@ def _finish(spec: TrialSpec, context: TrialContext, final: Any) -> TrialEnded:
     return TrialEnded(spec.id, State.FINISHED, metrics=metrics)
 
 
-def _seed_globals(seed: int) -> None:
+def seed_globals(seed: int) -> None:
     """A net for libraries that draw from global generators; a task itself uses ``context.seed``.
 
     Ray gives the process as many threads as the trial holds CPUs (``OMP_NUM_THREADS``): sums depend on that too.
     """
     random.seed(seed)
     np.random.seed(seed)
-
-
-def _has_cuda() -> bool:
-    import torch
-
-    return torch.cuda.is_available()

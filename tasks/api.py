@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Choice", "Context", "Field", "Goal", "Handle", "InputError", "IntRange", "LogUniform", "Model", "Params",
-    "Resources", "Results", "Row", "Space", "Support", "Task", "Uniform", "UserPath", "Verdict",
+    "Placement", "Resources", "Results", "Row", "Space", "Support", "Task", "Uniform", "UserPath", "Verdict",
 ]  # fmt: skip
 
 
@@ -195,14 +195,32 @@ Space = Mapping[str, Dimension]
 # ------------------------------------------------------------------------------------------------ running and ending
 
 
+class Placement(StrEnum):
+    """Where the processes of one trial are: all on one node, on as few nodes as can be, or on as many."""
+
+    STRICT_PACK = "strict_pack"
+    PACK = "pack"
+    SPREAD = "spread"
+
+
 @dataclass(frozen=True)
 class Resources:
-    """What one trial holds while it runs. ``gpus`` may be a fraction (0.5 shares a card between two trials)."""
+    """What one trial holds while it runs. ``gpus`` may be a fraction: with 0.5, two trials share a card.
+
+    Each of them sees that one card, and may take no more than its fraction of the card's memory. A trial of several
+    ``processes`` holds ``cpus`` and ``gpus`` for each; its task must be ``distributed``.
+    """
 
     cpus: float = 1
     gpus: float = 0
+    processes: int = 1
+    placement: Placement = Placement.STRICT_PACK
 
     def __post_init__(self) -> None:
+        if self.processes != int(self.processes) or self.processes < 1:
+            raise ValueError(f"processes must be a whole number of 1 or more, got {self.processes}")
+        object.__setattr__(self, "processes", int(self.processes))
+        object.__setattr__(self, "placement", Placement(self.placement))
         if not self.cpus > 0 or not math.isfinite(self.cpus):
             raise ValueError(f"cpus must be above 0, got {self.cpus}")
         if not self.gpus >= 0 or not math.isfinite(self.gpus):
@@ -242,6 +260,11 @@ class Context(Protocol):
     """``"cpu"`` or ``"cuda"``."""
     data: Path | None
     """The user's data, or None for the task's built-in data set."""
+    rank: int
+    """Which of the trial's processes this is, from 0 on. What rank 0 reports, saves and returns is the trial's."""
+    processes: int
+    """How many processes the trial has. With more than one, the environment holds what ``torchrun`` sets, so that
+    ``torch.distributed.init_process_group(init_method="env://")`` works; each process sees its own GPUs alone."""
     cache: Path
     """A folder shared by all trials of all studies; what is written there must be safe to share and to delete."""
 
@@ -342,7 +365,8 @@ class Task:
     ``conclude(rows)`` gives the verdict; it is pure, and its rows come best first. So is ``figures(rows)``, which draws
     what only all trials together show. A task that ``maps`` does its work in `Context.map`: an item of that takes
     ``resources``, the trial itself next to nothing. ``reads_data`` is False where there is no data at all, not even
-    built-in.
+    built-in. A ``distributed`` task may run as several processes, each of which calls ``run`` with the same parameters
+    and seed and a `Context` of its own rank. They end together: when one fails, the trial does.
     """
 
     name: str
@@ -360,8 +384,13 @@ class Task:
     figures: Callable[[Sequence[Row]], Mapping[str, Figure]] | None = None
     maps: bool = False
     reads_data: bool = True
+    distributed: bool = False
 
     def __post_init__(self) -> None:
+        if self.distributed and self.maps:
+            raise ValueError(
+                f"task {self.name}: what maps leaves the distribution to that; it cannot be distributed too"
+            )
         if self.metric not in self.reports:
             raise ValueError(f"task {self.name}: its metric '{self.metric}' is not among what it reports")
         unknown = set(self.space) - set(self.params.model_fields)

@@ -33,7 +33,7 @@ class MortalJournal(Journal):
         super().append(*events)
 
 
-def session(root: Path, raw=None, overrides=(), dies_after=10**9, between=lambda driver: None, cpus=1):
+def session(root: Path, raw=None, overrides=(), dies_after=10**9, between=lambda driver: None, cpus=1, gpus=0):
     """One session of a study in ``root``: begins it, or resumes it when it is there. Returns its driver.
 
     ``between`` is called between two steps of the driver.
@@ -41,7 +41,7 @@ def session(root: Path, raw=None, overrides=(), dies_after=10**9, between=lambda
     folder = StudyFolder(root)
     with MortalJournal(folder.journal) as journal:
         study = build({"task": "toy", **raw}) if raw else change_study(journal.record, overrides)
-        plan = make_plan(study, [Node("here", cpus, 0)])
+        plan = make_plan(study, [Node("here", cpus, gpus)])
         start = StudyStarted("uid", study.to_plain(), len(plan.trials))
         journal.append(start if raw else StudyResumed(study.to_plain(), len(plan.trials)))
         journal.left = dies_after

@@ -9,10 +9,10 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 MACHINERY = {"ray", "mlflow", "yaml", "orchestrator", "typer", "rich", "optuna"}
-# Each outside system has one room, the module that imports it; Ray has four: its cluster, its job server, its
-# trials, its tasks.
+# Each outside system has one room, the module that imports it; Ray has five: its cluster, its job server, its trials,
+# the other processes of one trial, its tasks.
 ROOMS = {
-    "ray": {"cluster", "jobserver", "trials", "pool"},
+    "ray": {"cluster", "jobserver", "trials", "ranks", "pool"},
     "mlflow": {"tracking"},
     "yaml": {"yamlfile"},
     "rich": {"terminal"},

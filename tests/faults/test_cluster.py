@@ -217,3 +217,64 @@ def drain(nodes: Cluster, node) -> None:
 
 def interruptions(bench: Bench) -> list[TrialInterrupted]:
     return [event for event, _ in read(bench.folder.journal) if isinstance(event, TrialInterrupted)]
+
+
+def attempts(bench: Bench) -> list[tuple[float, float]]:
+    """From when to when each attempt worked."""
+    began, ended = {}, []
+    for event, _ in read(bench.folder.journal):
+        if isinstance(event, TrialPlaced):
+            began[event.trial] = event.at
+        elif isinstance(event, TrialEnded):
+            ended.append((began[event.trial], event.at))
+    return ended
+
+
+def test_shares_are_equal_whatever_the_size_of_trials(tmp_path):
+    """Trials of one and of two CPUs on four: each study works with as many CPUs, while both have work."""
+    search = {"algorithm": "random", "space": {"x": {"uniform": [-1, 1]}}}
+    with cluster(head_cpus=4) as nodes:
+        benches = [
+            Bench(tmp_path, f"of-{cpus}", search={**search, "trials": trials}, resources={"cpus": cpus},
+                  params={"steps": 10, "pace": 0.2})
+            for cpus, trials in ((1, 30), (2, 15))
+        ]  # fmt: skip
+        processes = []
+        for bench in benches:
+            bench.environment["RAY_ADDRESS"] = nodes.address
+            processes.append(bench.start())
+        for process in processes:
+            out, err = process.communicate(timeout=300)
+            assert process.returncode == 0, out + err
+    worked = [attempts(bench) for bench in benches]
+    begun = max(min(at for at, _ in spans) for spans in worked)
+    over = min(max(at for at, _ in spans) for spans in worked)
+    held = [
+        cpus * sum(max(0.0, min(end, over) - max(at, begun)) for at, end in spans)
+        for cpus, spans in zip((1, 2), worked, strict=True)
+    ]
+    print(f"CPU-seconds while both had work, {over - begun:.0f} s: {held[0]:.0f} and {held[1]:.0f}")
+    assert over - begun > 10
+    assert abs(held[0] - held[1]) < 0.25 * max(held)
+
+
+def test_the_study_of_higher_priority_has_every_place_that_becomes_free(tmp_path):
+    search = {"algorithm": "random", "space": {"x": {"uniform": [-1, 1]}}}
+    with cluster(head_cpus=2) as nodes:
+        low = Bench(tmp_path, "low", search={**search, "trials": 40}, params={"steps": 10, "pace": 0.2})
+        high = Bench(tmp_path, "high", search={**search, "trials": 6}, params={"steps": 10, "pace": 0.2}, priority=1)
+        for bench in (low, high):
+            bench.environment["RAY_ADDRESS"] = nodes.address
+        first = low.start()
+        assert low.until(lambda: low.events() > 5, first)
+        second = high.start()
+        for process in (second, first):
+            out, err = process.communicate(timeout=400)
+            assert process.returncode == 0, out + err
+    spans = attempts(high)
+    begun, last_begun = min(at for at, _ in spans), max(at for at, _ in spans)
+    between = [at for at, _ in attempts(low) if begun < at < last_begun]
+    print("starts of the lower one while the higher had more to start:", between)
+    assert between == []
+    assert max(at for at, _ in attempts(low)) > last_begun, "it goes on afterwards"
+    invariants.check(low.record, low.folder.journal, low.tracker)

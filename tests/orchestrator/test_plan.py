@@ -6,7 +6,19 @@ from hypothesis import strategies as st
 from scipy.stats import kstest, uniform
 
 from orchestrator.errors import DoesNotFit
-from orchestrator.plan import DEFAULTS, Node, PlannedTrial, derive_seed, finalists, grid, make_plan, ranked, sample
+from orchestrator.plan import (
+    DEFAULTS,
+    Node,
+    PlannedTrial,
+    capacity,
+    check_fits,
+    derive_seed,
+    finalists,
+    grid,
+    make_plan,
+    ranked,
+    sample,
+)  # fmt: skip
 from orchestrator.record import Record, TrialRecord
 from orchestrator.states import State
 from orchestrator.studyfile import build
@@ -95,6 +107,47 @@ def test_what_no_node_holds_is_refused_with_both_sizes():
         plan_of(cluster, {"cpus": 4, "gpus": 2}, trials=1)
     with pytest.raises(DoesNotFit):  # the cluster has 18 CPUs, but no node has 17
         plan_of(cluster, {"cpus": 17}, trials=1)
+
+
+TWO_AND_THREE = [Node("small", 2, 2), Node("big", 3, 4)]
+
+
+@pytest.mark.parametrize(
+    ("need", "expected"),
+    [
+        (Resources(1, 0, 2), 2),  # one on each node
+        (Resources(1, 0, 3), 1),  # on the big one
+        (Resources(1, 0, 2, "pack"), 2),
+        (Resources(1, 0, 5, "spread"), 1),
+        (Resources(1, 2, 2), 1),  # the big one has four cards
+        (Resources(1, 1, 1), 5),
+    ],
+)
+def test_how_many_trials_of_several_processes_fit(need, expected):
+    assert capacity(need, TWO_AND_THREE) == expected
+    check_fits(need, TWO_AND_THREE)
+
+
+@pytest.mark.parametrize(
+    ("need", "message", "hint"),
+    [
+        (Resources(1, 0, 4), "no node holds more than 3", "resources.processes=3, or resources.placement=pack"),
+        (Resources(1, 0, 6), "no node holds more than 3", "resources.processes=3"),
+        (Resources(1, 0, 6, "pack"), "all 2 node[(]s[)] together hold 5", "resources.processes=5"),
+        (Resources(1, 8, 2), "each process of a trial asks for 1 CPU[(]s[)] and 8 GPU[(]s[)]", "resources.gpus=4"),
+    ],
+)
+def test_processes_that_do_not_fit_are_refused(need, message, hint):
+    with pytest.raises(DoesNotFit, match=message) as caught:
+        check_fits(need, TWO_AND_THREE)
+    assert hint in caught.value.hint
+    assert ("pack" in caught.value.hint) == (need.processes == 4)
+
+
+def test_each_process_holds_its_gpus():
+    study = build({"task": "ring", "search": {"trials": 4}, "resources": {"gpus": 1, "processes": 2}})
+    estimate = make_plan(study, [Node("n", 8, 4)]).to_plain(seconds_per_trial=3600)["estimate"]
+    assert (estimate["waves"], estimate["gpu_hours"]) == (2, 8)
 
 
 def test_concurrency_follows_the_resources():

@@ -12,7 +12,7 @@ from orchestrator.errors import DataProblem, StudyError, UserError
 from orchestrator.record import Record, TrialRecord
 from orchestrator.study import Budget, Failures, Finalists, Scheduler, SchedulerKind, Study
 from orchestrator.studyfile import build, change_study, load_study
-from tasks.api import Choice, IntRange, LogUniform
+from tasks.api import Choice, IntRange, LogUniform, Placement, Resources
 
 
 def write(tmp_path: Path, text: str) -> str:
@@ -56,6 +56,10 @@ search:
         ("task: toy\nsearch:\n  trials: 2\n  algorithm: annealing\n", 4, "search.algorithm", None),
         ("task: toy\nsearch: {trials: 1}\nresources: {cpus: 0}\n", 3, "cpus must be above 0", None),
         ("task: toy\nsearch: {trials: 1}\nresources: {gpus: 1.5}\n", 3, "gpus above 1 must be whole", None),
+        ("task: ring\nsearch: {trials: 1}\nresources: {processes: 1.5}\n", 3, "processes must be a whole number", None),
+        ("task: ring\nsearch: {trials: 1}\nresources: {placement: pak}\n", 3, "there is no placement 'pak'", "pack"),
+        ("task: toy\nsearch: {trials: 1}\nresources: {processes: 2}\n", 3, "runs in one process", "distributed=True"),
+        ("task: toy\nsearch: {trials: 1}\npriority: 101\n", 3, "less than or equal to 100", None),
         ("task: toy\ntask: toy\n", 2, "given twice, first on line 1", None),
         ("task: toy\nsearch: {trials: [1\n", 3, "not valid YAML", None),
         ("task: toy\nname: ../out\nsearch: {trials: 1}\n", 2, "cannot be a study's name", None),
@@ -305,6 +309,7 @@ def test_a_journal_of_the_first_version_resumes():
         ("search.concurrent=1", lambda s: s.search.concurrent, 1),
         ("search.concurrent=auto", lambda s: s.search.concurrent, None),
         ("resources.cpus=2", lambda s: s.resources.cpus, 2),
+        ("priority=7", lambda s: s.priority, 7),
         ("budget.hours=2.5", lambda s: s.budget.hours, 2.5),
         ("failures={retries: 3}", lambda s: s.failures, Failures(retries=3)),
         ("tracking.uri=http://elsewhere", lambda s: s.tracking.uri, "http://elsewhere"),
@@ -354,7 +359,7 @@ def test_what_would_make_trials_incomparable_is_refused(override, why):
 
 def test_every_part_of_a_study_either_may_change_or_is_fixed():
     fixed = {key.split(".")[0] for key in build(record_of().study).fixed()}
-    free = {"question", "finalists", "resources", "failures", "budget", "tracking"}
+    free = {"question", "finalists", "priority", "resources", "failures", "budget", "tracking"}
     assert fixed | free == set(Study.model_fields)
     assert fixed & free == set()
 
@@ -414,3 +419,10 @@ def test_the_task_looks_at_the_data_of_a_resumed_study(tmp_path):
     plain = {**build({"task": "dogs", "search": {"trials": 1}}).to_plain(), "data": str(photos)}
     with pytest.raises(DataProblem):
         change_study(Record(study=plain), ())
+
+
+def test_a_trial_of_several_processes_comes_back_from_plain_values():
+    study = build({"task": "ring", "search": {"trials": 1}, "resources": {"processes": 4, "placement": "pack"}})
+    assert study.resources == Resources(cpus=1, gpus=0, processes=4, placement=Placement.PACK)
+    assert study.to_plain()["resources"] == {"cpus": 1, "gpus": 0, "processes": 4, "placement": "pack"}
+    assert build(study.to_plain()) == study

@@ -81,6 +81,12 @@ def process_of(x: int) -> tuple[int, int, str | None]:
     return x, os.getpid(), os.environ.get("OMP_NUM_THREADS")
 
 
+def parent_of(x: float) -> int:
+    """The process that started this one, after ``x`` seconds: its node's, under Ray."""
+    time.sleep(x)
+    return os.getppid()
+
+
 def endless(x: int) -> None:
     while True:
         time.sleep(0.01)

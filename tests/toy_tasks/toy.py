@@ -66,6 +66,7 @@ def run(params, context):
         if params.saves:
             context.save(step, state)
     context.artifact("notes/x.txt").write_text(str(params.x))
+    context.artifact("cards.txt").write_text(os.environ.get("CUDA_VISIBLE_DEVICES", ""))
     if params.mood == "forgetful":
         return {}
     return {"loss": math.inf if params.mood == "inf_final" else distance + walk}
