@@ -8,7 +8,8 @@
     │   ├── DoesNotFit          a trial that no node can hold
     │   └── FolderBusy          the study's folder exists or another process writes it
     ├── EnvironmentProblem      exit 3: the cluster, the disk or the tracker is wrong
-    │   └── JournalDamaged      a line in the middle of a journal fails its checksum
+    │   ├── JournalDamaged      a line in the middle of a journal fails its checksum
+    │   └── StorageProblem      an object store refuses, does not answer, or its package is not installed
     ├── StudyFailed             exit 1: the study ran and no trial gave a result
     └── Interrupted             exit 130: Ctrl-C or SIGTERM; what had finished is kept
 
@@ -66,6 +67,10 @@ class EnvironmentProblem(OrchestratorError):
 
 
 class JournalDamaged(EnvironmentProblem):
+    pass
+
+
+class StorageProblem(EnvironmentProblem):
     pass
 
 

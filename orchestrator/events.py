@@ -27,6 +27,7 @@ class Cause(StrEnum):
     LOST = "lost"  # its worker could not start, or was needed elsewhere: not the trial's fault
     PAUSED = "paused"  # it waits at a rung for the others
     NO_SPACE = "no space"  # the disk of its folder is full
+    NO_STORAGE = "no storage"  # the URL where its checkpoints go did not answer
     STOPPED = "stopped"  # the whole study stopped
 
 

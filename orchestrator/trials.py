@@ -94,7 +94,7 @@ class _Trainable(tune.Trainable):
     _attempt: Attempt | None = None
 
     def setup(self, config: dict[str, Any]) -> None:
-        spec: TrialSpec = config["spec"]
+        spec: TrialSpec = config["spec"].here()
         pool = Pool(Resources(spec.cpus, spec.gpus), TrialFolder(spec.folder).log)
         self._attempt = Attempt(spec, ray.get_runtime_context().get_node_id(), pool)
 

@@ -21,14 +21,15 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from orchestrator import checkpoint, failures, registry
+from orchestrator import checkpoint, failures, registry, trialfiles
+from orchestrator.errors import StorageProblem
 from orchestrator.events import Cause, Event, Reported, Saved, TrialEnded, TrialInterrupted, TrialPlaced
 from orchestrator.folder import TrialFolder
 from orchestrator.jobs import Executor, InProcess
@@ -36,6 +37,7 @@ from orchestrator.logs import log_to
 from orchestrator.maps import MapFailed, Maps
 from orchestrator.record import MapRecord
 from orchestrator.states import State
+from orchestrator.storage import Mirror
 from tasks.api import Goal, InputError
 
 _GATHER_SECONDS = 0.05  # how long reports are gathered before they are handed on
@@ -45,7 +47,10 @@ _METRIC_NAME = re.compile(r"[\w.\-/ :]{1,250}")  # what trackers accept
 
 @dataclass(frozen=True)
 class TrialSpec:
-    """All that a worker needs for an attempt. Steps up to ``reported`` are in the journal and not reported again."""
+    """All that a worker needs for an attempt. Steps up to ``reported`` are in the journal and not reported again.
+
+    With a ``mirror``, ``cache`` and ``folder`` are relative to its root on each machine: `here` makes them absolute.
+    """
 
     id: str
     attempt: int
@@ -63,6 +68,11 @@ class TrialSpec:
     pause_at: int | None = None
     maps: Mapping[str, MapRecord] = field(default_factory=dict)  # what of them is done already
     avoid: str | None = None  # Ray's id of the node where the attempt before failed
+    mirror: Mirror | None = None
+
+    def here(self) -> TrialSpec:
+        root = Path() if self.mirror is None else self.mirror.root
+        return replace(self, cache=root / self.cache, folder=root / self.folder)
 
     def __deepcopy__(self, memo: Any) -> TrialSpec:
         return self  # Tune copies what it is given, several times a trial
@@ -84,7 +94,9 @@ class Attempt:
     """A task at work in a thread; its events are fetched by `next`."""
 
     def __init__(self, spec: TrialSpec, node_id: str = "", executor: Executor | None = None) -> None:
-        self.spec, self.executor = spec, executor or InProcess()
+        self.spec, self.executor = spec.here(), executor or InProcess()
+        self._folder = TrialFolder(self.spec.folder, self.spec.mirror)
+        self._lag = trialfiles.Lag(self._folder)
         self._placed: Event | None = TrialPlaced(spec.id, socket.gethostname(), os.getpid(), node_id)
         self._events: list[Event] = []
         self.certain = spec.reported  # the last step that is known to be in the journal
@@ -106,7 +118,8 @@ class Attempt:
         if self._thread.ident is None:
             self._thread.start()
         with self._change:
-            self.certain = max([self.certain, *(e.step for e in self._handed if isinstance(e, Reported))])
+            reports = [event for event in self._handed if isinstance(event, Reported)]
+            self.certain = max([self.certain, *self._lag.passed(reports)])
             self._handed = []
             self._change.wait_for(lambda: len(self._events) > 0 or self._over, patience)
             if not self._over:
@@ -116,9 +129,9 @@ class Attempt:
         return self._handed
 
     def uncertain(self) -> list[Reported]:
-        """Reports that may not be in the journal yet."""
+        """Reports that may not be in the journal yet, or not at its URL."""
         with self._change:
-            return [event for event in (*self._handed, *self._events) if isinstance(event, Reported)]
+            return [event for event in (*self._lag, *self._handed, *self._events) if isinstance(event, Reported)]
 
     def stop(self, patience: float) -> bool:
         """End the task, between two of its bytecodes if need be. Returns whether it has ended in time."""
@@ -135,7 +148,9 @@ class Attempt:
                 ctypes.c_ulong(self._thread.ident or 0), ctypes.py_object(Stopped)
             )
             self._thread.join(0.1)
-        return not self._thread.is_alive()
+        if ended := not self._thread.is_alive():
+            trialfiles.publish_in_a_moment(self._folder)
+        return ended
 
     def put(self, event: Event) -> None:
         """Called in the task's thread. Raises `Stopped` when the attempt is to end."""
@@ -161,12 +176,17 @@ class Attempt:
 
 def run_task(spec: TrialSpec, attempt: Attempt) -> Event | None:
     """Run the task to its end and say how that was; None when it was stopped. Never raises for what the task does."""
-    folder = TrialFolder(spec.folder)
+    folder = TrialFolder(spec.folder, spec.mirror)
     context = TrialContext(spec, folder, attempt)
     try:
-        folder.artifacts.mkdir(parents=True, exist_ok=True)
-        with log_to(folder.log):
-            return _outcome(spec, context)
+        trialfiles.fetch(folder)
+        with log_to(folder.log), trialfiles.log_followed(folder):
+            end = _outcome(spec, context)
+        if end is not None:
+            trialfiles.publish(folder)
+        return end
+    except StorageProblem as error:
+        return _failure(spec, error)
     except OSError as error:  # of the log itself
         return _failure(spec, error)
     finally:
@@ -194,6 +214,8 @@ def _failure(spec: TrialSpec, error: Exception) -> Event:
     if isinstance(error, OSError) and failures.is_full_disk(error):
         where = error.filename or spec.folder
         return TrialInterrupted(spec.id, Cause.NO_SPACE, f"the disk of {where} is full", traceback.format_exc())
+    if isinstance(error, StorageProblem):
+        return TrialInterrupted(spec.id, Cause.NO_STORAGE, str(error), traceback.format_exc())
     final = isinstance(error, InputError)
     return TrialEnded(spec.id, State.FAILED, describe(error), traceback=traceback.format_exc(), final=final)
 
@@ -219,6 +241,7 @@ class TrialContext:
         self.last: Mapping[str, float] = {}
         self.step = self._saved = 0
         self._spec, self._folder, self._attempt = spec, folder, attempt
+        self._identity = trialfiles.identity(spec.seed, spec.params)
         self._known: set[str] = set()  # metric names that have been checked
         self._maps = Maps(spec.id, folder.maps, spec.cache, spec.maps, attempt.put, attempt.executor)
 
@@ -241,20 +264,22 @@ class TrialContext:
         score = value if self._spec.goal is Goal.MAX else -value
         # A checkpoint may be ahead of the journal. It then holds the reports that a resume behind it would miss.
         notes = [vars(report) for report in self._attempt.uncertain()]
-        notes.insert(0, {"trial": self._spec.id, "after": self._attempt.certain})
+        notes.insert(0, {"trial": self._spec.id, "after": self._attempt.certain, "of": self._identity})
         checkpoint.save(self._folder.checkpoint, step, state, score if math.isfinite(score) else -math.inf, notes)
+        trialfiles.publish_saved(self._folder)
         self._saved = step
         self._attempt.put(Saved(self._spec.id, step))
         self._pause_if_due()
 
     def restore(self) -> tuple[int, dict[str, Any]] | None:
+        self._folder.obtain(self._folder.checkpoint, exact=True)
         kept = checkpoint.load_last(self._folder.checkpoint)
         if kept is None:
             return None
         first, *notes = kept.notes
-        if first["trial"] == self._spec.id and first["after"] > self._spec.reported:
-            print(f"the journal has lost reports that come before checkpoint {kept.step}: beginning anew", flush=True)
-            return None  # the machine lost its power: checkpoints are synced to disk, reports are not
+        if lost := trialfiles.lost_before(first, self._spec.id, self._spec.reported, self._identity):
+            print(f"the journal has lost {lost} checkpoint {kept.step}: beginning anew", flush=True)
+            return None
         self._saved = kept.step
         for report in (Reported(**note) for note in notes):
             if report.trial == self._spec.id and report.step > self._spec.reported:

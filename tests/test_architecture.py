@@ -16,6 +16,7 @@ ROOMS = {
     "yaml": {"yamlfile"},
     "rich": {"terminal"},
     "typer": {"cli"},
+    "fsspec": {"storage"},
     "optuna": {"search"},
 }
 
