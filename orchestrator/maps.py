@@ -8,12 +8,9 @@ after whatever death, takes from these files what the journal says is done and c
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import re
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +18,7 @@ from typing import Any
 from orchestrator import failures, stored
 from orchestrator.events import Event, ItemsDone, MapStarted
 from orchestrator.jobs import Computed, Died, Executor, Failed, Job, digest_of
+from orchestrator.locks import locked
 from orchestrator.record import MapRecord
 from orchestrator.stored import Place, StoredResults
 from tasks.api import InputError
@@ -68,7 +66,8 @@ class Maps:
         name = name or str(getattr(function, "__name__", ""))
         self._check_name(name)
         one = _Map(self._trial, name, function, list(items), keys, self._place_of(name, keys))
-        with _locked(self._cache / "maps" / name / ".lock") if keys is not None else contextlib.nullcontext():
+        # Another trial that computes for the same part of the cache is waited for: what it stores is found there then.
+        with locked(self._cache / "maps" / name / ".lock") if keys is not None else contextlib.nullcontext():
             return StoredResults(one.run(self._journaled.get(name), self._put, self._executor))
 
     def _place_of(self, name: str, keys: Sequence[str] | None) -> Callable[[int, int], Path]:
@@ -215,19 +214,3 @@ def _rest(places: Sequence[Place], items: int) -> list[range]:
 
 def _which(job: Job) -> str:
     return f"item {job.start}" if len(job.items) == 1 else f"items {job.start} to {job.stop - 1}"
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Wait until no other trial computes for the same part of the cache; it is then found there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError as error:
-                if error.errno not in (errno.EAGAIN, errno.EACCES):
-                    raise
-            time.sleep(_PATIENCE_SECONDS)  # and not LOCK_EX: a trial that waits can be stopped
-        yield

@@ -14,7 +14,7 @@ import os
 import re
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,7 @@ _VERSION_KEYS = ("ETag", "etag", "generation", "md5Hash", "content_md5", "LastMo
 _PACKAGES = {"s3": "'orchestrator[s3]'", "s3a": "'orchestrator[s3]'", "gs": "'orchestrator[gs]'"}
 _PACKAGES |= {"gcs": _PACKAGES["gs"], "abfs": "adlfs", "az": "adlfs"}
 _REFUSED = ("NoCredentials", "PartialCredentials", "TokenRetrieval", "ProfileNotFound", "UnauthorizedSSO")
+_TOGETHER = 500  # files that are asked for at once
 _T = TypeVar("_T")
 
 
@@ -160,6 +161,16 @@ class Mirror:
             with contextlib.suppress(FileNotFoundError):
                 self._tried(file, partial(_remove, target))
 
+    def copy(self, places: Mapping[Path, Path], entries: Mapping[Path, Entry]) -> None:
+        """Bring many files to other places, each to its own, but for those that are there with their size."""
+        missing = [file for file, place in places.items() if (_stat(place) or (-1,))[0] != entries[file].size]
+        for start in range(0, len(missing), _TOGETHER):
+            files = missing[start : start + _TOGETHER]
+            for file in files:
+                places[file].parent.mkdir(parents=True, exist_ok=True)
+            sources, targets = [self._target(file) for file in files], [str(places[file]) for file in files]
+            self._tried(self.root, partial(_get_all, sources, targets))
+
     # ------------------------------------------------------------------------------------------------ single objects
 
     def read(self, path: Path) -> bytes | None:
@@ -276,6 +287,10 @@ class Mirror:
 
 
 _ASIDE = ".part"
+
+
+def _get_all(sources: list[str], targets: list[str], store: Any) -> None:
+    store.get(sources, targets)
 
 
 def _remove(target: str, store: Any) -> None:

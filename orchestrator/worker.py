@@ -28,8 +28,8 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator import checkpoint, failures, registry, trialfiles
-from orchestrator.errors import StorageProblem
+from orchestrator import checkpoint, data, failures, registry, trialfiles
+from orchestrator.errors import DataProblem, StorageProblem
 from orchestrator.events import Cause, Event, Reported, Saved, TrialEnded, TrialInterrupted, TrialPlaced
 from orchestrator.folder import TrialFolder
 from orchestrator.jobs import Executor, InProcess
@@ -59,7 +59,7 @@ class TrialSpec:
     params: Mapping[str, Any]
     metric: str
     goal: Goal
-    data: Path | None
+    data: Path | data.DataUrl | None
     cache: Path
     folder: Path
     gpus: float
@@ -196,7 +196,7 @@ def run_task(spec: TrialSpec, attempt: Attempt) -> Event | None:
 def _outcome(spec: TrialSpec, context: TrialContext) -> Event | None:
     try:
         _seed_globals(spec.seed)
-        task = registry.task(spec.task)
+        task, context.data = registry.task(spec.task), data.localized(spec.data)
         return _finish(spec, context, task.run(task.params(**spec.params), context))
     except Paused:
         return TrialInterrupted(spec.id, Cause.PAUSED, f"waits at step {context.step}")
@@ -216,13 +216,13 @@ def _failure(spec: TrialSpec, error: Exception) -> Event:
         return TrialInterrupted(spec.id, Cause.NO_SPACE, f"the disk of {where} is full", traceback.format_exc())
     if isinstance(error, StorageProblem):
         return TrialInterrupted(spec.id, Cause.NO_STORAGE, str(error), traceback.format_exc())
-    final = isinstance(error, InputError)
+    final = isinstance(error, InputError | DataProblem)
     return TrialEnded(spec.id, State.FAILED, describe(error), traceback=traceback.format_exc(), final=final)
 
 
 def describe(error: BaseException) -> str:
     """One line: what Python's last traceback line says; for a task's own input errors the message alone."""
-    if isinstance(error, InputError | MapFailed):
+    if isinstance(error, InputError | MapFailed | DataProblem):
         return str(error)
     if isinstance(error, MemoryError):
         return f"out of memory on the host: the worker's peak was {peak_bytes() / 1e9:.1f} GB"
@@ -235,7 +235,8 @@ class TrialContext:
     """The `tasks.api.Context` of an attempt."""
 
     def __init__(self, spec: TrialSpec, folder: TrialFolder, attempt: Attempt) -> None:
-        self.seed, self.data, self.cache = spec.seed, spec.data, spec.cache
+        self.seed, self.cache = spec.seed, spec.cache
+        self.data: Path | None = None  # until it has been brought here
         # The items of a map have GPUs, the trial itself has none then.
         self.device = "cuda" if spec.gpus and (registry.task(spec.task).maps or _has_cuda()) else "cpu"
         self.last: Mapping[str, float] = {}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import shutil
 from dataclasses import replace
+from itertools import pairwise
 from time import time
 
 import lab
@@ -74,10 +75,10 @@ def grow(mirror, text, published):
 
 
 def test_a_journal_in_parts_comes_back_whole(mirror, on, small_parts):
-    for length in (3, 10, 17, 20, 45):
+    for before, length in pairwise((0, 3, 10, 17, 20, 45)):
         on("a")
         text = "".join(str(i % 10) for i in range(length))
-        grow(mirror, text, max(0, length - 8))
+        grow(mirror, text, before)
         on("b")
         assert parts.obtain_journal(mirror, study(mirror).journal) == length
         assert study(mirror).journal.read_text() == text
