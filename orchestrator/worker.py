@@ -10,13 +10,11 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import gc
 import math
 import os
 import random
 import re
 import socket
-import sys
 import threading
 import time
 import traceback
@@ -35,6 +33,7 @@ from orchestrator.folder import TrialFolder
 from orchestrator.jobs import Executor, InProcess
 from orchestrator.logs import log_to
 from orchestrator.maps import MapFailed, Maps
+from orchestrator.memory import forget_peak, free_memory, gpu_peak, peak_bytes
 from orchestrator.record import MapRecord
 from orchestrator.states import State
 from orchestrator.storage import Mirror
@@ -104,7 +103,7 @@ class Attempt:
         self._change = threading.Condition()
         self._over = self._stopping = False
         self._thread = threading.Thread(target=self._run, name=spec.id, daemon=True)
-        _forget_peak()
+        forget_peak()
 
     def next(self, patience: float) -> list[Event]:
         """What has happened since the last call; waits up to ``patience`` seconds for something to happen.
@@ -190,7 +189,7 @@ def run_task(spec: TrialSpec, attempt: Attempt) -> Event | None:
     except OSError as error:  # of the log itself
         return _failure(spec, error)
     finally:
-        _free_memory()
+        free_memory()
 
 
 def _outcome(spec: TrialSpec, context: TrialContext) -> Event | None:
@@ -227,7 +226,7 @@ def describe(error: BaseException) -> str:
     if isinstance(error, MemoryError):
         return f"out of memory on the host: the worker's peak was {peak_bytes() / 1e9:.1f} GB"
     if type(error).__name__ == "OutOfMemoryError":  # torch's; torch is not imported for its sake
-        return f"out of memory on the GPU: {_gpu_peak()}"
+        return f"out of memory on the GPU: {gpu_peak()}"
     return traceback.format_exception_only(error)[-1].strip()
 
 
@@ -236,7 +235,7 @@ class TrialContext:
 
     def __init__(self, spec: TrialSpec, folder: TrialFolder, attempt: Attempt) -> None:
         self.seed, self.cache = spec.seed, spec.cache
-        self.data: Path | None = None  # until it has been brought here
+        self.data: Path | None = None  # until it is here
         # The items of a map have GPUs, the trial itself has none then.
         self.device = "cuda" if spec.gpus and (registry.task(spec.task).maps or _has_cuda()) else "cpu"
         self.last: Mapping[str, float] = {}
@@ -244,7 +243,8 @@ class TrialContext:
         self._spec, self._folder, self._attempt = spec, folder, attempt
         self._identity = trialfiles.identity(spec.seed, spec.params)
         self._known: set[str] = set()  # metric names that have been checked
-        self._maps = Maps(spec.id, folder.maps, spec.cache, spec.maps, attempt.put, attempt.executor)
+        where = spec.mirror, spec.data
+        self._maps = Maps(spec.id, folder.maps, spec.cache, spec.maps, attempt.put, attempt.executor, *where)
 
     def report(self, step: int, /, **metrics: float) -> None:
         if step <= self.step:
@@ -339,39 +339,6 @@ def plain_metrics(metrics: Mapping[str, Any], known: set[str]) -> dict[str, floa
             known.add(name)
         plain[name] = float(value)
     return plain
-
-
-def peak_bytes() -> int:
-    """The most memory that this process has held since the attempt began."""
-    try:
-        status = Path("/proc/self/status").read_text()
-    except OSError:  # no Linux
-        import resource
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
-
-
-def _forget_peak() -> None:
-    """Start the peak anew: workers are reused, and the trial before may have been a larger one."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def _gpu_peak() -> str:
-    import torch
-
-    held, total = torch.cuda.max_memory_allocated(), torch.cuda.get_device_properties(0).total_memory
-    return f"the trial's peak was {held / 2**30:.1f} of {total / 2**30:.1f} GiB"
-
-
-def _free_memory() -> None:
-    """Give back what a dead trial holds on the GPU: the process is reused, and others may share the card."""
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
-        gc.collect()
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
 
 
 def _finish(spec: TrialSpec, context: TrialContext, final: Any) -> TrialEnded:

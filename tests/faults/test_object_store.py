@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 
 import invariants
 import pytest
+from moto.server import ThreadedMotoServer
 from running import Bench, kill, outcome
-from servers import Proxy, s3
+from servers import free_port, s3
 
 from orchestrator.folder import Runs
 from orchestrator.journal import load_record
@@ -18,7 +20,6 @@ from orchestrator.storage import Mirror
 
 pytestmark = pytest.mark.faults
 
-URL = "s3://bucket/runs"
 STUDY = {
     "search": {"algorithm": "random", "trials": 4, "space": {"x": {"uniform": [-1, 1]}}},
     "params": {"steps": 8, "saves": True, "noise": 0.1, "pace": 0.05},
@@ -31,12 +32,13 @@ class Cloud(Bench):
 
     def __init__(self, root, name, monkeypatch, **raw):
         super().__init__(root, name, **raw)
+        self.url = f"s3://bucket/{root.name}"  # all servers of a process have the same objects
         monkeypatch.setenv("ORCHESTRATOR_MIRROR", str(root / "machine"))
-        monkeypatch.setenv("ORCHESTRATOR_RUNS", URL)
-        self.mirror = Mirror(URL)
+        monkeypatch.setenv("ORCHESTRATOR_RUNS", self.url)
+        self.mirror = Mirror(self.url)
         self.runs = Runs.default()
         self.folder = self.runs._folder(name)
-        self.environment = {"ORCHESTRATOR_RUNS": URL}
+        self.environment = {"ORCHESTRATOR_RUNS": self.url}
 
     def wipe(self):
         shutil.rmtree(self.mirror.root)
@@ -44,9 +46,18 @@ class Cloud(Bench):
 
 @pytest.fixture
 def endpoint():
-    pytest.importorskip("s3fs")
     with s3("bucket") as endpoint:
         yield endpoint
+
+
+@contextlib.contextmanager
+def serving(port):
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=port, verbose=False)
+    server.start()
+    try:
+        yield
+    finally:
+        server.stop()
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +101,7 @@ def test_no_store_at_the_start(endpoint, tmp_path, monkeypatch):
     bench = Cloud(tmp_path, "s", monkeypatch, **STUDY)
     bench.environment["AWS_ENDPOINT_URL_S3"] = "http://127.0.0.1:9"
     said = bench.finish("run", str(bench.file), expect=3)
-    assert "s3://bucket/runs/s" in said
+    assert f"{bench.url}/s" in said
     assert "did not answer" in said
     assert "Traceback" not in said
     bench.environment["ORCHESTRATOR_RUNS"] = "s3://other/runs"
@@ -101,17 +112,17 @@ def test_no_store_at_the_start(endpoint, tmp_path, monkeypatch):
 def test_the_store_goes_away_in_the_middle(endpoint, undisturbed, tmp_path, monkeypatch):
     """Saves wait, then the study stops in order and says why; with the store back a resume finds all."""
     bench = Cloud(tmp_path, "s", monkeypatch, **STUDY)
-    with Proxy(endpoint) as proxy:
-        bench.environment |= {"AWS_ENDPOINT_URL_S3": proxy.uri, "ORCHESTRATOR_STORAGE_SECONDS": "5"}
+    port = free_port()
+    bench.environment |= {"AWS_ENDPOINT_URL_S3": f"http://127.0.0.1:{port}", "ORCHESTRATOR_STORAGE_SECONDS": "5"}
+    with serving(port):
         process = bench.start("run", str(bench.file))
         assert bench.until(lambda: bench.events() >= 12, process)
-        proxy.behave("refuse")
-        out, err = process.communicate(timeout=300)
-        assert process.returncode == 3, out + err
-        assert "orchestrator resume s" in err
-        assert "Traceback" not in err
-        assert bench.record.state is State.STOPPED
-        proxy.behave("pass")
+    out, err = process.communicate(timeout=300)
+    assert process.returncode == 3, out + err
+    assert "orchestrator resume s" in err
+    assert "Traceback" not in err
+    assert bench.record.state is State.STOPPED
+    with serving(port):
         bench.finish("resume", "s")
     assert outcome(bench.record) == undisturbed
     bench.wipe()
