@@ -177,9 +177,12 @@ def logs(study: RunName, trial: TrialId, follow: Follow = False) -> None:
     if trial not in record.trials:
         raise UnknownName("trial", trial, record.trials, f"study '{study}'")
     log = folder.trial(trial).log
+    folder.obtain(log)
     offset = _print_from(log, 0)
     while follow and is_written(folder.journal) and not record.trials[trial].state.is_over:
         time.sleep(_FOLLOW_SECONDS)
+        folder.obtain_journal()
+        folder.obtain(log)
         record = load_record(folder.journal)
         offset = _print_from(log, offset)
     if error := record.trials[trial].traceback:
@@ -205,6 +208,7 @@ def report(study: RunName) -> None:
 
     folder, record = _record(study)
     write_report(record, folder)
+    folder.publish(folder.report)
     terminal.say(str(folder.report))
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 from orchestrator.errors import EnvironmentProblem, UserError
 from orchestrator.folder import StudyFolder
+from orchestrator.journal import is_written_here, owner
 
 PATIENCE_SECONDS = 15.0
 
@@ -74,6 +75,11 @@ def order(folder: StudyFolder, command: Command, trial: str | None = None) -> st
     Raises `UserError` when the driver refuses, and `EnvironmentProblem` when it does not answer in `PATIENCE_SECONDS`;
     the order then still stands, and is obeyed when the driver comes to it.
     """
+    if not is_written_here(folder.journal):
+        raise UserError(
+            f"'{folder.name}' is run by another machine{owner(folder.journal)}: orders reach it there alone",
+            f"log in there, then: orchestrator {command} {folder.name}" + (f" {trial}" if trial else ""),
+        )
     id = uuid.uuid4().hex
     folder.control.mkdir(parents=True, exist_ok=True)
     _write(folder.control / f"{id}.request", {"command": command, "trial": trial})

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 import math
-import shutil
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -19,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from orchestrator import checkpoint, failures, fence, limits
 from orchestrator.control import Command, Mailbox, Request
-from orchestrator.errors import EnvironmentProblem
+from orchestrator.errors import EnvironmentProblem, StorageProblem
 from orchestrator.events import (
     Cause,
     Event,
@@ -127,7 +126,10 @@ class Driver:
         return [t for t in finalists(self.plan.study, self._record) if t.id not in self._record.trials]
 
     def _begin(self, trial: TrialRecord) -> TrialSpec:
-        fence.raise_to(self._folder.trial(trial.id).attempt, trial.attempt)
+        folder = self._folder.trial(trial.id)
+        fence.raise_to(folder.attempt, trial.attempt)
+        if trial.attempt > 1:  # there is one before it that may live on
+            folder.publish(folder.attempt)
         self._live[trial.id] = math.inf
         study, metric = self.plan.study, self.plan.study.search
         return TrialSpec(
@@ -139,8 +141,8 @@ class Driver:
             metric=metric.metric,
             goal=metric.goal,
             data=study.data,
-            cache=self._cache,
-            folder=self._folder.trial(trial.id).root,
+            cache=self._folder.portable(self._cache),
+            folder=self._folder.portable(self._folder.trial(trial.id).root),
             gpus=study.resources.gpus,
             cpus=study.resources.cpus,
             priority=study.priority,
@@ -149,6 +151,7 @@ class Driver:
             reported=trial.steps,
             pause_at=self._pause_at(trial),
             avoid=trial.node_id if trial.failures else None,
+            mirror=self._folder.mirror and self._folder.mirror.patient(),
         )
 
     def _pause_at(self, trial: TrialRecord) -> int | None:
@@ -177,7 +180,7 @@ class Driver:
         """An attempt has left its worker: the place is free."""
         self._live.pop(id, None)
         if self._record.trials[id].state in (State.FINISHED, State.PRUNED):  # others may be asked to go on
-            shutil.rmtree(self._folder.trial(id).maps, ignore_errors=True)
+            self._guarded(lambda: self._folder.drop(self._folder.trial(id).maps))
 
     def _goes_on(self, id: str) -> bool:
         return self._record.trials[id].state is State.RUNNING
@@ -218,8 +221,8 @@ class Driver:
         return TrialEnded(trial.id, State.PRUNED, reason, metrics)
 
     def _interrupted(self, trial: TrialRecord, event: TrialInterrupted) -> None:
-        if event.cause is Cause.NO_SPACE:
-            self._no_space(event.reason)
+        if event.cause in (Cause.NO_SPACE, Cause.NO_STORAGE):
+            self._give_up(event.reason, "make room" if event.cause is Cause.NO_SPACE else "see that the store answers")
         elif event.cause is Cause.PAUSED:
             self._apply_moves()
         else:
@@ -267,15 +270,20 @@ class Driver:
         """Let trials that waited for others go on, as far as those have come; mutations first and all at once."""
         moves = [m for m in self._scheduler.moves(self._record) if m.trial not in self._ready]
         mutated: list[Event] = []
+        if moves:
+            self._journal.settle()  # no checkpoint may be ahead of what was decided about its trial
         for move in moves:
             if isinstance(move, Mutate):
                 parent, own = self._folder.trial(move.parent), self._folder.trial(move.trial)
+                parent.obtain(parent.checkpoint, exact=True)
                 checkpoint.adopt(own.checkpoint, parent.checkpoint)
+                own.publish(own.checkpoint, exact=True)
                 step = self._record.trials[move.trial].steps
                 params = self.plan.study.params_of(move.params).model_dump(mode="json")
                 mutated.append(Mutated(move.trial, step, move.parent, params))
         if mutated:
             self._journal.append(*mutated)
+            self._journal.settle()
         self._ready += [move.trial for move in moves if isinstance(move, Go | Mutate)]
         pruned = [move for move in moves if isinstance(move, Prune)]
         if pruned:
@@ -295,6 +303,8 @@ class Driver:
         self._guarded(self._obey)
         if self.stop.is_set():
             return
+        if (trouble := self._journal.trouble()) is not None:
+            self._give_up(str(trouble), trouble.hint or "")
         self._halt_if(limits.spent(self.plan.study, self._record, now))
         self._guarded(lambda: self._check_stalls(now))
         for id, deadline in list(self._live.items()):
@@ -384,16 +394,19 @@ class Driver:
             self._searcher.tell(trial)
 
     def _guarded(self, action: Callable[[], Any]) -> Any:
-        """A full disk stops the study in order, whichever write it hits."""
+        """A full disk stops the study in order, whichever write it hits; and so does a store that does not answer."""
         try:
             return action()
+        except StorageProblem as error:
+            self._give_up(str(error), error.hint or "see that the store answers")
+            return None
         except OSError as error:
             if not failures.is_full_disk(error):
                 raise
-            self._no_space(f"the disk of {self._folder.root} is full")
+            self._give_up(f"the disk of {self._folder.root} is full", "make room")
             return None
 
-    def _no_space(self, what: str) -> None:
-        hint = f"make room, then: orchestrator resume {self._folder.name}"
+    def _give_up(self, what: str, hint: str) -> None:
+        hint = f"{hint}, then: orchestrator resume {self._folder.name}"
         self.trouble = self.trouble or EnvironmentProblem(what, hint)
         self.halt(State.STOPPED, what)

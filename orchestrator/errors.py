@@ -9,7 +9,8 @@
     │   └── FolderBusy          the study's folder exists or another process writes it
     ├── EnvironmentProblem      exit 3: the cluster, the disk or the tracker is wrong
     │   ├── JournalDamaged      a line in the middle of a journal fails its checksum
-    │   └── JournalTaken        another process writes it although this one does, too
+    │   ├── JournalTaken        another process writes it although this one does, too
+    │   └── StorageProblem      an object store refuses, does not answer, or its package is not installed
     ├── StudyFailed             exit 1: the study ran and no trial gave a result
     └── Interrupted             exit 130: Ctrl-C or SIGTERM; what had finished is kept
 
@@ -73,6 +74,10 @@ class JournalDamaged(EnvironmentProblem):
 
 
 class JournalTaken(EnvironmentProblem):
+    pass
+
+
+class StorageProblem(EnvironmentProblem):
     pass
 
 

@@ -28,6 +28,7 @@ class Cause(StrEnum):
     DRAINED = "drained"  # its node is to be taken away: it left at a checkpoint
     PAUSED = "paused"  # it waits at a rung for the others
     NO_SPACE = "no space"  # the disk of its folder is full
+    NO_STORAGE = "no storage"  # the URL where its checkpoints go did not answer
     STOPPED = "stopped"  # the whole study stopped
 
 

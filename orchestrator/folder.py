@@ -1,14 +1,20 @@
-"""Where every file of a study is: all paths come from here."""
+"""Where every file of a study is: all paths come from here.
+
+With ``ORCHESTRATOR_RUNS`` a URL, they are in the local folder that stands for it (see `storage.Mirror`), and `publish`
+and `obtain` bring them there and here; without one, those do nothing.
+"""
 
 from __future__ import annotations
 
 import os
 import re
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator import journal
+from orchestrator import journal, lease, parts
 from orchestrator.errors import FolderBusy, UnknownName
+from orchestrator.storage import Mirror, is_url
 
 TAKEN = ("cache", "mlartifacts", "mlflow.db")  # beside the studies: none can be called like these
 _PLAIN = re.compile(r"\w[\w.\-]*")  # a study or a trial: never a way out of the folder that it is in
@@ -29,9 +35,32 @@ def user_cache() -> Path:
 
 
 @dataclass(frozen=True)
-class TrialFolder:
-    root: Path
+class _Folder:
+    """``mirror`` is the URL that all below is at, too. See its methods for these."""
 
+    root: Path
+    mirror: Mirror | None = None
+
+    def publish(self, path: Path, exact: bool = False) -> None:
+        if self.mirror is not None:
+            self.mirror.publish(path, exact)
+
+    def obtain(self, path: Path, exact: bool = False) -> None:
+        if self.mirror is not None:
+            self.mirror.obtain(path, exact)
+
+    def portable(self, path: Path) -> Path:
+        """A path as other machines understand it: below a URL's folder it is relative to that."""
+        return path if self.mirror is None else self.mirror.relative(path)
+
+    def drop(self, path: Path) -> None:
+        """Remove a folder here and there."""
+        shutil.rmtree(path, ignore_errors=True)
+        if self.mirror is not None:
+            self.mirror.remove(path)
+
+
+class TrialFolder(_Folder):
     @property
     def log(self) -> Path:
         return self.root / "log.txt"
@@ -55,10 +84,7 @@ class TrialFolder:
         return self.root / "attempt"
 
 
-@dataclass(frozen=True)
-class StudyFolder:
-    root: Path
-
+class StudyFolder(_Folder):
     @property
     def name(self) -> str:
         return self.root.name
@@ -106,7 +132,29 @@ class StudyFolder:
         """Raises `UnknownName` for what cannot be a trial's id."""
         if not _PLAIN.fullmatch(trial):
             raise UnknownName("trial", trial, [], f"study '{self.name}'")
-        return TrialFolder(self.root / "trials" / trial)
+        return TrialFolder(self.root / "trials" / trial, self.mirror)
+
+    def pages(self) -> list[Path]:
+        """What the study as a whole has besides its journal, as far as it is here."""
+        environments = sorted(self.root.glob("environment*.json"))
+        return [path for path in (self.study, *environments, self.figures, self.report) if path.exists()]
+
+    def obtain_pages(self) -> None:
+        if self.mirror is not None:
+            self.obtain(self.study)
+            session = 1
+            while self.mirror.entry(self.environment_of(session)) is not None:
+                self.obtain(self.environment_of(session))
+                session += 1
+            self.obtain(self.figures)
+            self.obtain(self.report)
+
+    def obtain_journal(self) -> None:
+        """Bring here what a reader needs: the journal, the study, who writes it. Not while a process here writes it."""
+        if self.mirror is not None and not journal.is_written_here(self.journal):
+            lease.keep_copy(self.mirror, journal.lease_of(self.journal))
+            parts.obtain_journal(self.mirror, self.journal)
+            self.obtain(self.study)
 
 
 @dataclass(frozen=True)
@@ -131,14 +179,26 @@ class LoginFolder:
 
 @dataclass(frozen=True)
 class Runs:
-    """The folder of all studies, the embedded tracker beside them, and the cache their trials share."""
+    """The folder of all studies, the embedded tracker beside them, and the cache their trials share.
+
+    The embedded tracker is not at a URL: ``orchestrator track STUDY`` makes it anew from the journal on any machine.
+    """
 
     root: Path
+    mirror: Mirror | None = None
 
     @classmethod
     def default(cls) -> Runs:
-        """``$ORCHESTRATOR_RUNS``, or ``runs`` in the current folder."""
-        return cls(Path(os.environ.get("ORCHESTRATOR_RUNS", "runs")).expanduser().absolute())
+        """``$ORCHESTRATOR_RUNS``, a folder or a URL of one, or ``runs`` in the current folder."""
+        given = os.environ.get("ORCHESTRATOR_RUNS", "runs")
+        if is_url(given):
+            mirror = Mirror(given)
+            return cls(mirror.root, mirror)
+        return cls(Path(given).expanduser().absolute())
+
+    @property
+    def where(self) -> str:
+        return str(self.root) if self.mirror is None else self.mirror.url
 
     @property
     def tracker(self) -> Path:
@@ -163,14 +223,16 @@ class Runs:
 
     def studies(self) -> list[StudyFolder]:
         """The studies here, oldest first."""
-        folders = [StudyFolder(path.parent) for path in self.root.glob("*/journal.jsonl")]
+        for name in self.mirror.folders() if self.mirror is not None else ():
+            if name != self.cache.name:
+                self._folder(name).obtain_journal()
+        folders = [StudyFolder(path.parent, self.mirror) for path in self.root.glob("*/journal.jsonl")]
         return sorted(folders, key=lambda folder: folder.study.stat().st_mtime if folder.study.exists() else 0)
 
     def study(self, name: str) -> StudyFolder:
         """An existing study. Raises `UnknownName` with the nearest."""
-        folder = StudyFolder(self.root / name)
-        if not _PLAIN.fullmatch(name) or not folder.journal.exists():
-            raise UnknownName("study", name, [f.name for f in self.studies()], str(self.root))
+        if not _PLAIN.fullmatch(name) or not (folder := self._obtained(name)).journal.exists():
+            raise UnknownName("study", name, [f.name for f in self.studies()], self.where)
         return folder
 
     def newest(self, name: str) -> StudyFolder | None:
@@ -181,7 +243,15 @@ class Runs:
         return newest
 
     def _numbered(self, name: str, number: int) -> StudyFolder:
-        return StudyFolder(self.root / (name if number == 1 else f"{name}-{number}"))
+        return self._obtained(name if number == 1 else f"{name}-{number}")
+
+    def _folder(self, name: str) -> StudyFolder:
+        return StudyFolder(self.root / name, self.mirror)
+
+    def _obtained(self, name: str) -> StudyFolder:
+        folder = self._folder(name)
+        folder.obtain_journal()
+        return folder
 
     def new_study(self, name: str) -> StudyFolder:
         """A folder for a new run of a study: ``name``, or ``name-2``, … when that has been run before.

@@ -140,6 +140,7 @@ def track(folder: StudyFolder, runs: Runs) -> None:
     beginning = _beginning(folder.journal)
     if beginning is None:
         raise EnvironmentProblem(f"{folder.journal} has no study in it")
+    folder.obtain_pages()
     projection = Projection(folder, runs)
     projection.connect(*beginning)
     for events, offset, more in _pieces(folder.journal, 0):

@@ -15,18 +15,27 @@ from typing import Any, Protocol
 import joblib
 
 from orchestrator import stored
+from orchestrator.data import DataUrl, localized
+from orchestrator.errors import DataProblem, StorageProblem
+from orchestrator.storage import Mirror
 from tasks.api import InputError
 
 
 @dataclass(frozen=True)
 class Job:
-    """A batch: ``items`` are those from number ``start`` on. ``digest`` is of the function and the items."""
+    """A batch: ``items`` are those from number ``start`` on. ``digest`` is of the function and the items.
+
+    With a ``mirror`` the path is relative to its root, and the results go to its URL. ``data`` is what the trial reads:
+    it is brought to the machine of the job, too.
+    """
 
     function: Callable[[Any], Any]
     items: Sequence[Any]
     start: int
     path: Path
     digest: str
+    mirror: Mirror | None = None
+    data: DataUrl | None = None
 
     @property
     def stop(self) -> int:
@@ -60,6 +69,7 @@ class Failed:
     traceback: str
     errno: int | None
     is_input: bool
+    is_storage: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,6 +110,10 @@ class InProcess:
 
 def compute(job: Job) -> Computed | Failed:
     """The job, wherever that is; its results are stored when this returns."""
+    try:
+        localized(job.data)
+    except Exception as error:  # it has changed, or does not fit
+        return _failed(job.start, job.items[0], error)
     began, results = time.perf_counter(), []
     for index, item in enumerate(job.items, job.start):
         try:
@@ -107,15 +121,23 @@ def compute(job: Job) -> Computed | Failed:
         except Exception as error:  # the trial raises it again, where a person sees it
             return _failed(index, item, error)
     try:
-        crc = stored.write(job.path, results, job.digest)
+        path = job.path if job.mirror is None else job.mirror.root / job.path
+        crc = stored.write(path, results, job.digest)
+        if job.mirror is not None:
+            job.mirror.publish(path)
     except Exception as error:  # a full disk, or a result that cannot be pickled
         return _failed(job.start, job.items[0], error)
     return Computed(crc, time.perf_counter() - began, socket.gethostname())
 
 
 def _failed(index: int, item: Any, error: Exception) -> Failed:
-    said = str(error) if isinstance(error, InputError) else traceback.format_exception_only(error)[-1].strip()
+    is_input = isinstance(error, InputError | DataProblem)
+    said = (
+        str(error)
+        if is_input or isinstance(error, StorageProblem)
+        else traceback.format_exception_only(error)[-1].strip()
+    )
     number = error.errno if isinstance(error, OSError) else None
     shown = repr(item)
     shown = shown if len(shown) <= 200 else f"{shown[:200]}…"
-    return Failed(index, shown, said, traceback.format_exc(), number, isinstance(error, InputError))
+    return Failed(index, shown, said, traceback.format_exc(), number, is_input, isinstance(error, StorageProblem))

@@ -13,9 +13,10 @@ import fcntl
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from orchestrator import lease
 from orchestrator.errors import EnvironmentProblem, FolderBusy, JournalDamaged, JournalTaken
 from orchestrator.events import (
     VERSION,
@@ -49,6 +50,8 @@ class Journal:
         Raises `FolderBusy` when another process writes it and `JournalDamaged` when its middle is bad.
         """
         self.path, self.record = path, Record()
+        self.settle: Callable[[], None] = lambda: None  # returns when all that was appended is published, if it is
+        self.trouble: Callable[[], EnvironmentProblem | None] = lambda: None  # why nothing more must be written
         path.parent.mkdir(parents=True, exist_ok=True)
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
@@ -89,6 +92,11 @@ class Journal:
 
     def _is_ours(self) -> bool:
         return os.fstat(self._fd).st_size == self._end
+
+    @property
+    def end(self) -> int:
+        """How many bytes hold whole lines."""
+        return self._end
 
     def close(self) -> None:
         if self._is_ours():
@@ -143,7 +151,13 @@ def load_record(path: Path) -> Record:
 
 
 def is_written(path: Path) -> bool:
-    """Whether a live process holds the journal open for writing."""
+    """Whether a live process, here or on another machine, writes the journal."""
+    held = lease.last_seen(lease_of(path))
+    return is_written_here(path) or (held is not None and held.is_live)
+
+
+def is_written_here(path: Path) -> bool:
+    """Whether a live process of this machine, or of one that shares its disk, holds the journal open for writing."""
     try:
         fd = os.open(path, os.O_RDONLY)
     except FileNotFoundError:
@@ -159,10 +173,18 @@ def is_written(path: Path) -> bool:
 
 def owner(path: Path) -> str:
     """Who writes it, as far as known: `` (pid 123 on host)``."""
+    held = lease.last_seen(lease_of(path))
+    if held is not None and not is_written_here(path):
+        return f" ({held})"
     try:
         return f" (pid {path.with_suffix('.pid').read_text().strip()})"
     except OSError:
         return ""
+
+
+def lease_of(path: Path) -> Path:
+    """Where the lease of a journal that is at a URL too is kept, see `orchestrator.lease`."""
+    return path.with_suffix(".lease")
 
 
 def _lock(fd: int, path: Path) -> None:

@@ -12,15 +12,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from orchestrator import failures, results, visibility, yamlfile
+from orchestrator import failures, lease, results, visibility, yamlfile
 from orchestrator.driver import Driver
 from orchestrator.environment import describe_environment
 from orchestrator.errors import EnvironmentProblem, FolderBusy, UnknownName, UserError
 from orchestrator.events import Cause, StudyEnded, StudyResumed, StudyStarted, TrialInterrupted
 from orchestrator.folder import Runs, StudyFolder
 from orchestrator.follower import HURRIED_SECONDS, Follower, warm_up
-from orchestrator.journal import DIED, Journal, is_written, load_record
+from orchestrator.journal import DIED, Journal, is_written, lease_of, load_record
 from orchestrator.plan import Node, Plan, check_fits, finalists, make_plan
+from orchestrator.publisher import open_journal
 from orchestrator.record import Record
 from orchestrator.schedulers import make_scheduler
 from orchestrator.signals import Stop, stop_on_signals
@@ -73,8 +74,8 @@ def run_study(study: Study, runs: Runs, display: Display) -> Outcome:
             stop.listen_again()
             plan = make_plan(study, nodes)
             if len(nodes) > 1:
-                visibility.check(runs.root, study.data, cluster.on_every_node)
-            with Journal(folder.journal) as journal:
+                visibility.check(runs, study.data, cluster.on_every_node)
+            with open_journal(folder) as journal:
                 if journal.record.uid:
                     raise FolderBusy(f"another run of '{folder.name}' has begun meanwhile", "run it again")
                 start = StudyStarted(uuid.uuid4().hex, study.to_plain(), len(plan.trials))
@@ -90,7 +91,7 @@ def resume_study(
     nothing is left to do, when another process is at it, or when an override would make what has finished incomparable.
     """
     folder = runs.study(name)
-    with stop_on_signals() as stop, Journal(folder.journal) as journal:
+    with stop_on_signals() as stop, open_journal(folder) as journal:
         study = change_study(journal.record, overrides)
         _check_can_start(study, runs)
         _check_retries(retry, journal.record, name)
@@ -104,7 +105,7 @@ def resume_study(
             stop.listen_again()
             plan = make_plan(study, nodes)
             if len(nodes) > 1:
-                visibility.check(runs.root, study.data, cluster.on_every_node)
+                visibility.check(runs, study.data, cluster.on_every_node)
             start = StudyResumed(study.to_plain(), len(plan.trials))
             return _Session(plan, folder, runs, journal, stop, retry).run(start, display)
 
@@ -114,8 +115,11 @@ def close_dead(folder: StudyFolder) -> bool:
     record = load_record(folder.journal)
     if record.reason != DIED or record.ended is not None:
         return False
+    held = lease.last_seen(lease_of(folder.journal))
+    if held is not None and not held.is_here:
+        return False  # that machine may have lost its way to the store for a while: who resumes the study decides
     try:
-        with Journal(folder.journal) as journal:
+        with open_journal(folder) as journal:
             if journal.record.state is not State.RUNNING:
                 return False
             at = journal.record.at  # it ended when it was last heard of, not now
@@ -147,6 +151,7 @@ class _Session:
     def run(self, start: StudyStarted | StudyResumed, display: Display) -> Outcome:
         try:
             self._journal.append(start)
+            self._journal.settle()  # where nothing can be kept, nothing should be computed
             self._write_provenance()
             follower = Follower(self._folder, self._runs)
             driver = self._drive(display, follower)

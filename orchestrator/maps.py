@@ -8,20 +8,21 @@ after whatever death, takes from these files what the journal says is done and c
 from __future__ import annotations
 
 import contextlib
-import errno
-import fcntl
 import re
-import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from orchestrator import failures, stored
+from orchestrator.data import DataUrl
+from orchestrator.errors import StorageProblem
 from orchestrator.events import Event, ItemsDone, MapStarted
 from orchestrator.jobs import Computed, Died, Executor, Failed, Job, digest_of
+from orchestrator.locks import locked
 from orchestrator.record import MapRecord
+from orchestrator.storage import Mirror
 from orchestrator.stored import Place, StoredResults
 from tasks.api import InputError
 
@@ -56,7 +57,10 @@ class Maps:
         journaled: Mapping[str, MapRecord],
         put: Callable[[Event], None],
         executor: Executor,
+        mirror: Mirror | None = None,
+        data: Path | DataUrl | None = None,
     ) -> None:
+        self._mirror, self._data = mirror, data if isinstance(data, DataUrl) else None
         self._trial, self._folder, self._cache, self._journaled = trial, folder, cache, journaled
         self._put, self._executor = put, executor
         self._names: set[str] = set()
@@ -67,8 +71,9 @@ class Maps:
         """See `tasks.api.Context.map`. Raises `MapFailed`, or what an item raised for bad data or a full disk."""
         name = name or str(getattr(function, "__name__", ""))
         self._check_name(name)
-        one = _Map(self._trial, name, function, list(items), keys, self._place_of(name, keys))
-        with _locked(self._cache / "maps" / name / ".lock") if keys is not None else contextlib.nullcontext():
+        one = _Map(self._trial, name, function, list(items), keys, self._place_of(name, keys), self._mirror, self._data)
+        # Another trial that computes for the same part of the cache is waited for: what it stores is found there then.
+        with locked(self._cache / "maps" / name / ".lock") if keys is not None else contextlib.nullcontext():
             return StoredResults(one.run(self._journaled.get(name), self._put, self._executor))
 
     def _place_of(self, name: str, keys: Sequence[str] | None) -> Callable[[int, int], Path]:
@@ -92,6 +97,8 @@ class _Map:
     items: list[Any]
     keys: Sequence[str] | None
     path_of: Callable[[int, int], Path]
+    mirror: Mirror | None
+    data: DataUrl | None
 
     def __post_init__(self) -> None:
         if self.keys is None:
@@ -118,7 +125,7 @@ class _Map:
                 for job, outcome in executor.done(_PATIENCE_SECONDS):
                     flying -= 1
                     if isinstance(outcome, Computed):
-                        places.append(Place(job.start, job.stop, job.path, outcome.crc))
+                        places.append(Place(job.start, job.stop, job.path, outcome.crc, self.mirror))
                         batches.learn(len(job.items), outcome.seconds)
                         put(self._done(job.start, job.stop, outcome.seconds, outcome.node))
                     else:
@@ -134,9 +141,9 @@ class _Map:
         places = []
         for start, stop in sorted(there):
             path = self.path_of(start, stop)
-            crc = stored.checksum_of(path, self._digest(start, stop))
+            crc = self._checksum(path, self._digest(start, stop))
             if crc is not None:
-                places.append(Place(start, stop, path, crc))
+                places.append(Place(start, stop, self._portable(path), crc, self.mirror))
         found = {(place.start, place.stop) for place in places}
         if said is None or said - found:  # lost or damaged, or of other items
             said = set()
@@ -147,7 +154,19 @@ class _Map:
 
     def _job(self, batch: range) -> Job:
         start, stop = batch.start, batch.stop
-        return Job(self.function, self.items[start:stop], start, self.path_of(start, stop), self._digest(start, stop))
+        path, digest = self._portable(self.path_of(start, stop)), self._digest(start, stop)
+        return Job(self.function, self.items[start:stop], start, path, digest, self.mirror, self.data)
+
+    def _portable(self, path: Path) -> Path:
+        return path if self.mirror is None else self.mirror.relative(path)
+
+    def _checksum(self, path: Path, digest: str) -> int | None:
+        """Of a stored file, here or, after it has been brought here, there."""
+        crc = stored.checksum_of(path, digest)
+        if crc is None and self.mirror is not None:
+            self.mirror.obtain(path, exact=True)
+            crc = stored.checksum_of(path, digest)
+        return crc
 
     def _digest(self, start: int, stop: int) -> str:
         return self.keys[start] if self.keys is not None else digest_of(self.function, self.items[start:stop])
@@ -162,6 +181,8 @@ class _Map:
             if tries[job.start] < _TRIES:
                 return
             raise MapFailed(f"{_which(job)} of map '{self.name}': {outcome.reason} (after {_TRIES} tries)")
+        if outcome.is_storage:
+            raise StorageProblem(outcome.error)
         if outcome.is_input:
             raise InputError(outcome.error)
         cause = _Elsewhere(f"\n{outcome.traceback}")
@@ -215,19 +236,3 @@ def _rest(places: Sequence[Place], items: int) -> list[range]:
 
 def _which(job: Job) -> str:
     return f"item {job.start}" if len(job.items) == 1 else f"items {job.start} to {job.stop - 1}"
-
-
-@contextlib.contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Wait until no other trial computes for the same part of the cache; it is then found there."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
-        while True:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except OSError as error:
-                if error.errno not in (errno.EAGAIN, errno.EACCES):
-                    raise
-            time.sleep(_PATIENCE_SECONDS)  # and not LOCK_EX: a trial that waits can be stopped
-        yield

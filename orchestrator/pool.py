@@ -99,6 +99,7 @@ class Pool:
 
 def _compute(job: bytes, log: Path, gpus: float) -> Computed | Failed:
     """In a worker. Unpickled here, where this module has made the tasks of ``ORCHESTRATOR_TASKS`` known."""
+    log.parent.mkdir(parents=True, exist_ok=True)  # another machine may have none of the trial's folders
     with log_to(log):
         gpu.keep_to_share(gpus)
         return compute(pickle.loads(job))  # noqa: S301 - from the trial

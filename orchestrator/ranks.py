@@ -21,7 +21,7 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from orchestrator import failures, gpu, registry
+from orchestrator import data, failures, gpu, registry
 from orchestrator.events import Event, TrialEnded
 from orchestrator.folder import TrialFolder
 from orchestrator.logs import log_to
@@ -109,7 +109,7 @@ class Ranks:
 
     def _say(self, failed: TrialEnded) -> None:
         rank, _, _ = (failed.reason or "").partition(":")
-        with contextlib.suppress(OSError), TrialFolder(self._spec.folder).log.open("a", encoding="utf-8") as log:
+        with contextlib.suppress(OSError), TrialFolder(self._spec.here().folder).log.open("a", encoding="utf-8") as log:
             log.writelines(f"{rank}: {line}\n" for line in (failed.traceback or "").splitlines())
 
 
@@ -119,12 +119,15 @@ class _Rank:
     def run(self, spec: TrialSpec, rank: int, environment: Mapping[str, str]) -> TrialEnded | None:
         """Run the task as this rank; how it failed, or None."""
         os.environ.update(environment)
+        spec = spec.here()
         try:
             with tempfile.TemporaryDirectory(prefix="orchestrator-") as scratch, log_to(TrialFolder(spec.folder).log):
                 seed_globals(spec.seed)
                 task = registry.task(spec.task)
                 gpu.keep_to_share(spec.gpus)
-                task.run(task.params(**spec.params), _RankContext(spec, rank, Path(scratch)))
+                context = _RankContext(spec, rank, Path(scratch))
+                context.data = data.localized(spec.data)
+                task.run(task.params(**spec.params), context)
         except Exception as error:  # rank 0's process says it, as it would its own
             said, trace = f"rank {rank}: {describe(error)}", traceback.format_exc()
             return TrialEnded(spec.id, State.FAILED, said, traceback=trace, final=isinstance(error, InputError))
@@ -135,7 +138,7 @@ class _RankContext(TrialContext):
     """The context of a rank whose reports and checkpoints do not count: it only keeps their order."""
 
     def __init__(self, spec: TrialSpec, rank: int, scratch: Path) -> None:
-        folder = TrialFolder(spec.folder)
+        folder = TrialFolder(spec.folder, spec.mirror)
         super().__init__(spec, folder, Attempt(spec))
         self.rank, self._artifacts = rank, scratch
 

@@ -20,6 +20,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, overload
 
+from orchestrator.storage import Mirror
+
 _ALIGN = 64
 _LENGTH = 8  # bytes of the last line's length, at the very end
 _MAPPED_BYTES = 1_000_000  # smaller files are read: a process may hold some 65,000 mappings
@@ -27,14 +29,18 @@ _MAPPED_BYTES = 1_000_000  # smaller files are read: a process may hold some 65,
 
 @dataclass(frozen=True)
 class StoredResult:
-    """One result of a map as `tasks.api.Handle`: where it is and the checksum of the file that holds it."""
+    """One result of a map as `tasks.api.Handle`: where it is and the checksum of the file that holds it.
+
+    With a ``mirror`` the path is relative to its root, and the file is brought to whichever machine loads it.
+    """
 
     path: Path
     index: int
     crc: int
+    mirror: Mirror | None = None
 
     def load(self) -> Any:
-        return _recent(self.path, self.crc)[self.index]
+        return _recent(self.path, self.crc, self.mirror)[self.index]
 
 
 def write(path: Path, results: Sequence[Any], digest: str) -> int:
@@ -87,9 +93,27 @@ def read(path: Path) -> list[Any]:
 
 
 @lru_cache(maxsize=1)
-def _recent(path: Path, crc: int) -> list[Any]:
+def _recent(path: Path, crc: int, mirror: Mirror | None) -> list[Any]:
     """Handles are loaded in order more often than not: those of small results share a file."""
-    return read(path)
+    return read(_brought(path, crc, mirror))
+
+
+def _brought(path: Path, crc: int, mirror: Mirror | None) -> Path:
+    """The path of a file here, after it has been obtained if another or none is here."""
+    if mirror is None:
+        return path
+    path = mirror.root / path
+    if not path.exists() or _read_crc(path) != crc:
+        mirror.obtain(path, exact=True)
+    return path
+
+
+def _read_crc(path: Path) -> int | None:
+    try:
+        last, _ = _last_line(path.read_bytes() if path.stat().st_size < _MAPPED_BYTES else _mapped(path))
+        return int(last["crc"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
 def _mapped(path: Path) -> mmap.mmap:
@@ -113,6 +137,7 @@ class Place:
     stop: int
     path: Path
     crc: int
+    mirror: Mirror | None = None
 
 
 class StoredResults(Sequence[Any]):
@@ -127,7 +152,7 @@ class StoredResults(Sequence[Any]):
 
     def __iter__(self) -> Iterator[Any]:
         for place in self._places:
-            yield from read(place.path)
+            yield from read(_brought(place.path, place.crc, place.mirror))
 
     @overload
     def __getitem__(self, index: int) -> Any: ...
@@ -158,4 +183,4 @@ class _Handles(Sequence[StoredResult]):
             return [self[i] for i in range(*index.indices(len(self)))]
         index = range(len(self))[index]  # IndexError beyond the ends
         place = self._places[bisect_right(self._starts, index) - 1]
-        return StoredResult(place.path, index - place.start, place.crc)
+        return StoredResult(place.path, index - place.start, place.crc, place.mirror)

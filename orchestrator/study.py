@@ -18,6 +18,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from orchestrator import registry
+from orchestrator.data import DataUrl
 from orchestrator.errors import StudyError, did_you_mean
 from orchestrator.redaction import has_credentials
 from tasks.api import Choice, Dimension, Goal, IntRange, LogUniform, Params, Resources, Task, Uniform
@@ -169,7 +170,7 @@ class Study(_Part):
     task: str
     name: str
     question: str
-    data: Path | None
+    data: Path | DataUrl | None
     params: dict[str, Any]
     search: Search
     finalists: Finalists | None = None
@@ -187,7 +188,7 @@ class Study(_Part):
 
     @property
     def data_name(self) -> str:
-        """The path, `BUILTIN` or `NO_DATA`."""
+        """The path, the URL with its digest, `BUILTIN` or `NO_DATA`."""
         if self.data is not None:
             return str(self.data)
         return BUILTIN if registry.task(self.task).reads_data else NO_DATA

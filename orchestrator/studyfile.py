@@ -19,9 +19,11 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from orchestrator import registry, yamlfile
+from orchestrator.data import DataUrl, localized, pinned
 from orchestrator.errors import DataProblem, StudyError, did_you_mean
 from orchestrator.folder import TAKEN
 from orchestrator.record import Record
+from orchestrator.storage import is_url
 from orchestrator.study import (
     BUILTIN,
     NAME,
@@ -86,7 +88,7 @@ def _journaled(record: Record) -> Study:
         hint = "start it again: orchestrator run STUDY"
         raise StudyError("the journal holds no study: it ended before it began", hint=hint)
     raw = copy.deepcopy(dict(record.study))
-    if (data := raw.get("data", BUILTIN)) not in (BUILTIN, NO_DATA) and not Path(data).exists():
+    if (data := raw.get("data", BUILTIN)) not in (BUILTIN, NO_DATA) and not is_url(data) and not Path(data).exists():
         hint = "put it back, or start a new study: orchestrator run STUDY data=PATH name=NEW"
         raise StudyError(f"its data is no longer at {data}", hint=hint)
     scheduler = raw["search"].get("scheduler", {"kind": "none"})
@@ -150,7 +152,7 @@ def _refused(override: str, key: str, why: str) -> StudyError:
 
 def _with_data_checked(study: Study) -> Study:
     try:
-        registry.task(study.task).check(study.params_of({}), study.data)
+        registry.task(study.task).check(study.params_of({}), localized(study.data))
     except InputError as error:
         raise DataProblem(str(error)) from error
     return study
@@ -255,14 +257,17 @@ def _check_name(name: Any, sources: _Sources) -> str:
     return name
 
 
-def _resolve_data(task: Task, value: Any, sources: _Sources) -> Path | None:
-    """A path, or a name under ``$ORCHESTRATOR_DATA``; None for ``builtin``, and for tasks that read none."""
+def _resolve_data(task: Task, value: Any, sources: _Sources) -> Path | DataUrl | None:
+    """A path, a name under ``$ORCHESTRATOR_DATA``, or a URL; None for ``builtin``, and for tasks that read none."""
     if value in (None, BUILTIN, NO_DATA):
         return None
     if not task.reads_data:
         raise sources.error(("data",), f"task '{task.name}' reads no data", "leave data out")
     if not isinstance(value, str | Path):
         raise sources.error(("data",), f"expected a path or '{BUILTIN}', got {value!r}")
+    if is_url(str(value)):
+        with sources.named(("data",)):
+            return pinned(str(value))
     tried = [Path(os.path.expanduser(value))]
     if root := os.environ.get("ORCHESTRATOR_DATA"):
         tried.append(Path(root).expanduser() / value)

@@ -241,6 +241,8 @@ class Projection:
         else:
             files = [self._folder.trial(trial).log] * over
             artifacts = self._folder.trial(trial).artifacts
+            for path in (artifacts, self._folder.trial(trial).log) if over else ():
+                self._folder.obtain(path)
             if over and any(path.is_file() for path in artifacts.rglob("*")):
                 self._client.log_artifacts(run, str(artifacts))
         for path in files:
@@ -281,6 +283,7 @@ class Projection:
         from mlflow.models import infer_signature
 
         self._folder.model.mkdir(exist_ok=True)
+        self._folder.obtain(self._folder.trial(best.id).artifacts)
         example = model.export(self._folder.trial(best.id).artifacts, self._folder.model)
         serving.mark(self._folder.model, self._view.record.study["task"])
         answer = serving.load(self._folder.model).predict(example)

@@ -129,10 +129,10 @@ class _Trainable(tune.Trainable):
     _ranks: Ranks | None = None  # of a trial of several processes: the others
 
     def setup(self, config: dict[str, Any]) -> None:
-        spec: TrialSpec = config["spec"]
+        spec: TrialSpec = config["spec"].here()
         pool = Pool(Resources(spec.cpus, spec.gpus), TrialFolder(spec.folder).log, spec.priority)
         self._attempt = Attempt(spec, ray.get_runtime_context().get_node_id(), pool)
-        self._ranks = Ranks(spec) if spec.processes > 1 else None
+        self._ranks = Ranks(config["spec"]) if spec.processes > 1 else None
 
     def step(self) -> dict[str, Any]:
         assert self._attempt is not None

@@ -6,22 +6,28 @@ import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from orchestrator.data import DataUrl
 from orchestrator.errors import EnvironmentProblem
+from orchestrator.folder import Runs
 from orchestrator.plan import Node
 
 OnEveryNode = Callable[..., list[tuple[Node, list[str] | None]]]  # `cluster.on_every_node` of this
 
 
-def check(runs: Path, data: Path | None, on_every_node: OnEveryNode) -> None:
+def check(runs: Runs, data: Path | DataUrl | None, on_every_node: OnEveryNode) -> None:
     """Raise `EnvironmentProblem`, which names the nodes, unless all of them see the runs folder and the data.
 
-    Of the runs folder they must see the same: a folder that each node has for itself would lose checkpoints.
+    Of the runs folder they must see the same: a folder that each node has for itself would lose checkpoints. What is at
+    a URL is not asked for: each node brings it from there.
     """
-    runs.mkdir(parents=True, exist_ok=True)
-    mark = runs / f".seen-{uuid.uuid4().hex}"
-    mark.touch()
+    wanted = [str(data)] if isinstance(data, Path) else []
+    mark = runs.root / f".seen-{uuid.uuid4().hex}"
+    if runs.mirror is None:
+        runs.root.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+        wanted.append(str(mark))
     try:
-        answers = on_every_node(unseen, [str(mark), *([str(data)] if data is not None else [])])
+        answers = on_every_node(unseen, wanted) if wanted else []
     finally:
         mark.unlink(missing_ok=True)
     silent = [node.name for node, missing in answers if missing is None]
@@ -33,7 +39,7 @@ def check(runs: Path, data: Path | None, on_every_node: OnEveryNode) -> None:
     blind = [node.name for node, missing in answers if missing and str(mark) in missing]
     if blind:
         raise EnvironmentProblem(
-            f"{_names(blind)} does not see this machine's {runs}: checkpoints written there would be lost",
+            f"{_names(blind)} does not see this machine's {runs.root}: checkpoints written there would be lost",
             "keep runs where every node sees them: ORCHESTRATOR_RUNS=FOLDER on a shared disk, or s3://bucket/runs",
         )
     without = [node.name for node, missing in answers if missing]

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
-import gc
 import math
 import os
 import random
@@ -21,22 +20,25 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from numbers import Real
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from orchestrator import checkpoint, failures, fence, gpu, registry
+from orchestrator import checkpoint, data, failures, fence, gpu, registry, trialfiles
+from orchestrator.errors import DataProblem, StorageProblem
 from orchestrator.events import Cause, Event, ItemsDone, Reported, Saved, TrialEnded, TrialInterrupted, TrialPlaced
 from orchestrator.folder import TrialFolder, inside
 from orchestrator.jobs import Executor, InProcess
 from orchestrator.logs import log_to
 from orchestrator.maps import MapFailed, Maps
+from orchestrator.memory import forget_peak, free_memory, gpu_peak, peak_bytes
 from orchestrator.record import MapRecord
 from orchestrator.redaction import redacted
 from orchestrator.states import State
+from orchestrator.storage import Mirror
 from tasks.api import Goal, InputError
 
 _GATHER_SECONDS = 0.05  # how long reports are gathered before they are handed on
@@ -46,7 +48,10 @@ _METRIC_NAME = re.compile(r"[\w.\-/ :]{1,250}")  # what trackers accept
 
 @dataclass(frozen=True)
 class TrialSpec:
-    """All that a worker needs for an attempt. Steps up to ``reported`` are in the journal and not reported again."""
+    """All that a worker needs for an attempt. Steps up to ``reported`` are in the journal and not reported again.
+
+    With a ``mirror``, ``cache`` and ``folder`` are relative to its root on each machine: `here` makes them absolute.
+    """
 
     id: str
     attempt: int
@@ -55,7 +60,7 @@ class TrialSpec:
     params: Mapping[str, Any]
     metric: str
     goal: Goal
-    data: Path | None
+    data: Path | data.DataUrl | None
     cache: Path
     folder: Path
     gpus: float
@@ -66,6 +71,11 @@ class TrialSpec:
     pause_at: int | None = None
     maps: Mapping[str, MapRecord] = field(default_factory=dict)  # what of them is done already
     avoid: str | None = None  # Ray's id of the node where the attempt before failed
+    mirror: Mirror | None = None
+
+    def here(self) -> TrialSpec:
+        root = Path() if self.mirror is None else self.mirror.root
+        return replace(self, cache=root / self.cache, folder=root / self.folder)
 
     def __deepcopy__(self, memo: Any) -> TrialSpec:
         return self  # Tune copies what it is given, several times a trial
@@ -91,7 +101,9 @@ class Attempt:
     """A task at work in a thread; its events are fetched by `next`."""
 
     def __init__(self, spec: TrialSpec, node_id: str = "", executor: Executor | None = None) -> None:
-        self.spec, self.executor = spec, executor or InProcess()
+        self.spec, self.executor = spec.here(), executor or InProcess()
+        self._folder = TrialFolder(self.spec.folder, self.spec.mirror)
+        self._lag = trialfiles.Lag(self._folder)
         self._placed: Event | None = TrialPlaced(spec.id, socket.gethostname(), os.getpid(), node_id)
         self._events: list[Event] = []
         self.certain = spec.reported  # the last step that is known to be in the journal
@@ -99,7 +111,7 @@ class Attempt:
         self._change = threading.Condition()
         self._over = self._stopping = self._leaving = False
         self._thread = threading.Thread(target=self._run, name=spec.id, daemon=True)
-        _forget_peak()
+        forget_peak()
 
     def next(self, patience: float) -> list[Event]:
         """What has happened since the last call; waits up to ``patience`` seconds for something to happen.
@@ -113,7 +125,8 @@ class Attempt:
         if self._thread.ident is None:
             self._thread.start()
         with self._change:
-            self.certain = max([self.certain, *(e.step for e in self._handed if isinstance(e, Reported))])
+            reports = [event for event in self._handed if isinstance(event, Reported)]
+            self.certain = max([self.certain, *self._lag.passed(reports)])
             self._handed = []
             self._change.wait_for(lambda: len(self._events) > 0 or self._over, patience)
             if not self._over:
@@ -123,9 +136,9 @@ class Attempt:
         return self._handed
 
     def uncertain(self) -> list[Reported]:
-        """Reports that may not be in the journal yet."""
+        """Reports that may not be in the journal yet, or not at its URL."""
         with self._change:
-            return [event for event in (*self._handed, *self._events) if isinstance(event, Reported)]
+            return [event for event in (*self._lag, *self._handed, *self._events) if isinstance(event, Reported)]
 
     def stop(self, patience: float) -> bool:
         """End the task, between two of its bytecodes if need be. Returns whether it has ended in time."""
@@ -142,7 +155,9 @@ class Attempt:
                 ctypes.c_ulong(self._thread.ident or 0), ctypes.py_object(Stopped)
             )
             self._thread.join(0.1)
-        return not self._thread.is_alive()
+        if ended := not self._thread.is_alive():
+            trialfiles.publish_in_a_moment(self._folder)
+        return ended
 
     def leave(self) -> None:
         """End it at its next checkpoint, or when the next items of a map are done; a task with neither goes on."""
@@ -174,26 +189,31 @@ class Attempt:
 
 def run_task(spec: TrialSpec, attempt: Attempt) -> Event | None:
     """Run the task to its end and say how that was; None when it was stopped. Never raises for what the task does."""
-    folder = TrialFolder(spec.folder)
+    folder = TrialFolder(spec.folder, spec.mirror)
     context = TrialContext(spec, folder, attempt)
-    if not folder.root.parents[1].exists():  # made here, it would be this node's alone
+    if spec.mirror is None and not folder.root.parents[1].exists():  # made here, it would be this node's alone
         return _blind(spec, folder.root.parents[1])
     try:
-        folder.artifacts.mkdir(parents=True, exist_ok=True)
-        with log_to(folder.log):
-            return _outcome(spec, context)
+        trialfiles.fetch(folder)
+        with log_to(folder.log), trialfiles.log_followed(folder):
+            end = _outcome(spec, context)
+        if end is not None:
+            trialfiles.publish(folder)
+        return end
+    except StorageProblem as error:
+        return _failure(spec, error)
     except OSError as error:  # of the log itself
         return _failure(spec, error)
     finally:
-        _free_memory()
+        free_memory()
 
 
 def _outcome(spec: TrialSpec, context: TrialContext) -> Event | None:
     try:
-        if spec.data is not None and not spec.data.exists():
+        if isinstance(spec.data, Path) and not spec.data.exists():
             return _blind(spec, spec.data)
         seed_globals(spec.seed)
-        task = registry.task(spec.task)
+        task, context.data = registry.task(spec.task), data.localized(spec.data)
         gpu.keep_to_share(0 if task.maps else spec.gpus)
         return _finish(spec, context, task.run(task.params(**spec.params), context))
     except Paused:
@@ -219,18 +239,21 @@ def _failure(spec: TrialSpec, error: Exception) -> Event:
     if isinstance(error, OSError) and failures.is_full_disk(error):
         where = error.filename or spec.folder
         return TrialInterrupted(spec.id, Cause.NO_SPACE, f"the disk of {where} is full", traceback.format_exc())
-    final, trace = isinstance(error, InputError), redacted(traceback.format_exc())
+    trace = redacted(traceback.format_exc())
+    if isinstance(error, StorageProblem):
+        return TrialInterrupted(spec.id, Cause.NO_STORAGE, redacted(str(error)), trace)
+    final = isinstance(error, InputError | DataProblem)
     return TrialEnded(spec.id, State.FAILED, redacted(describe(error)), traceback=trace, final=final)
 
 
 def describe(error: BaseException) -> str:
     """One line: what Python's last traceback line says; for a task's own input errors the message alone."""
-    if isinstance(error, InputError | MapFailed):
+    if isinstance(error, InputError | MapFailed | DataProblem):
         return str(error)
     if isinstance(error, MemoryError):
         return f"out of memory on the host: the worker's peak was {peak_bytes() / 1e9:.1f} GB"
     if type(error).__name__ == "OutOfMemoryError":  # torch's; torch is not imported for its sake
-        return f"out of memory on the GPU: {_gpu_peak()}"
+        return f"out of memory on the GPU: {gpu_peak()}"
     return traceback.format_exception_only(error)[-1].strip()
 
 
@@ -238,7 +261,8 @@ class TrialContext:
     """The `tasks.api.Context` of an attempt."""
 
     def __init__(self, spec: TrialSpec, folder: TrialFolder, attempt: Attempt) -> None:
-        self.seed, self.data, self.cache = spec.seed, spec.data, spec.cache
+        self.seed, self.cache = spec.seed, spec.cache
+        self.data: Path | None = None  # until it is here
         self.rank, self.processes = 0, spec.processes
         # The items of a map have GPUs, the trial itself has none then.
         self.device = "cuda" if spec.gpus and (registry.task(spec.task).maps or gpu.has_cuda()) else "cpu"
@@ -246,8 +270,10 @@ class TrialContext:
         self.step = self._saved = 0
         self._spec, self._folder, self._attempt = spec, folder, attempt
         self._artifacts = folder.artifacts
+        self._identity = trialfiles.identity(spec.seed, spec.params)
         self._known: set[str] = set()  # metric names that have been checked
-        self._maps = Maps(spec.id, folder.maps, spec.cache, spec.maps, attempt.put, attempt.executor)
+        where = spec.mirror, spec.data
+        self._maps = Maps(spec.id, folder.maps, spec.cache, spec.maps, attempt.put, attempt.executor, *where)
 
     def report(self, step: int, /, **metrics: float) -> None:
         if step <= self.step:
@@ -268,9 +294,10 @@ class TrialContext:
         score = value if self._spec.goal is Goal.MAX else -value
         # A checkpoint may be ahead of the journal. It then holds the reports that a resume behind it would miss.
         notes = [vars(report) for report in self._attempt.uncertain()]
-        notes.insert(0, {"trial": self._spec.id, "after": self._attempt.certain})
+        notes.insert(0, {"trial": self._spec.id, "after": self._attempt.certain, "of": self._identity})
         score = score if math.isfinite(score) else -math.inf
         checkpoint.save(self._folder.checkpoint, step, state, score, notes, self._end_if_passed)
+        trialfiles.publish_saved(self._folder)
         self._saved = step
         self._attempt.put(Saved(self._spec.id, step))
         self._pause_if_due()
@@ -312,19 +339,19 @@ class TrialContext:
 
     def _end_if_passed(self) -> None:
         """The driver took this attempt for dead and another has begun: it is to leave no more files."""
+        self._folder.obtain(self._folder.attempt)
         if fence.is_passed(self._folder.attempt, self._spec.attempt):
             raise Stopped
 
     def _kept(self) -> checkpoint.Checkpoint | None:
         """The last checkpoint, unless the journal lacks what comes before it."""
+        self._folder.obtain(self._folder.checkpoint, exact=True)
         kept = checkpoint.load_last(self._folder.checkpoint)
-        if kept is not None:
-            first = kept.notes[0]
-            if first["trial"] == self._spec.id and first["after"] > self._spec.reported:
-                print(
-                    f"the journal has lost reports that come before checkpoint {kept.step}: beginning anew", flush=True
-                )
-                return None  # the machine lost its power: checkpoints are synced to disk, reports are not
+        if kept is not None and (
+            lost := trialfiles.lost_before(kept.notes[0], self._spec.id, self._spec.reported, self._identity)
+        ):
+            print(f"the journal has lost {lost} checkpoint {kept.step}: beginning anew", flush=True)
+            return None
         return kept
 
     def _pause_if_due(self) -> None:
@@ -354,39 +381,6 @@ def plain_metrics(metrics: Mapping[str, Any], known: set[str]) -> dict[str, floa
             known.add(name)
         plain[name] = float(value)
     return plain
-
-
-def peak_bytes() -> int:
-    """The most memory that this process has held since the attempt began."""
-    try:
-        status = Path("/proc/self/status").read_text()
-    except OSError:  # no Linux
-        import resource
-
-        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return int(status.partition("VmHWM:")[2].split()[0]) * 1024
-
-
-def _forget_peak() -> None:
-    """Start the peak anew: workers are reused, and the trial before may have been a larger one."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def _gpu_peak() -> str:
-    import torch
-
-    held, total = torch.cuda.max_memory_allocated(), torch.cuda.get_device_properties(0).total_memory
-    return f"the trial's peak was {held / 2**30:.1f} of {total / 2**30:.1f} GiB"
-
-
-def _free_memory() -> None:
-    """Give back what a dead trial holds on the GPU: the process is reused, and others may share the card."""
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
-        gc.collect()
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
 
 
 def _finish(spec: TrialSpec, context: TrialContext, final: Any) -> TrialEnded:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from pathlib import Path
 
+from orchestrator import lease, parts
 from orchestrator.driver import Driver
 from orchestrator.events import StudyResumed, StudyStarted
 from orchestrator.folder import StudyFolder
-from orchestrator.journal import Journal, load_record
+from orchestrator.journal import Journal, lease_of, load_record
 from orchestrator.plan import Node, make_plan
+from orchestrator.publisher import Publisher
 from orchestrator.schedulers import make_scheduler
 from orchestrator.search import make_searcher
 from orchestrator.studyfile import build, change_study
@@ -33,17 +36,20 @@ class MortalJournal(Journal):
         super().append(*events)
 
 
-def session(root: Path, raw=None, overrides=(), dies_after=10**9, between=lambda driver: None, cpus=1, gpus=0):
+def session(
+    root: Path, raw=None, overrides=(), dies_after=10**9, between=lambda driver: None, cpus=1, gpus=0, mirror=None
+):
     """One session of a study in ``root``: begins it, or resumes it when it is there. Returns its driver.
 
-    ``between`` is called between two steps of the driver.
+    ``between`` is called between two steps of the driver. With a ``mirror`` a death leaves at its URL what is there.
     """
-    folder = StudyFolder(root)
-    with MortalJournal(folder.journal) as journal:
+    folder = StudyFolder(root, mirror)
+    with opened(folder) as journal:
         study = build({"task": "toy", **raw}) if raw else change_study(journal.record, overrides)
         plan = make_plan(study, [Node("here", cpus, gpus)])
         start = StudyStarted("uid", study.to_plain(), len(plan.trials))
         journal.append(start if raw else StudyResumed(study.to_plain(), len(plan.trials)))
+        journal.settle()
         journal.left = dies_after
         stop = threading.Event()
         scheduler, searcher = make_scheduler(study, len(plan.trials)), make_searcher(plan)
@@ -56,6 +62,26 @@ def session(root: Path, raw=None, overrides=(), dies_after=10**9, between=lambda
             for attempt in live.values():
                 attempt.stop(5)
     return driver
+
+
+@contextlib.contextmanager
+def opened(folder):
+    """As `publisher.open_journal`, but for a death, after which nothing is sent any more."""
+    if folder.mirror is None:
+        with MortalJournal(folder.journal) as journal:
+            yield journal
+        return
+    held = lease.take(folder.mirror, lease_of(folder.journal))
+    sofar = parts.obtain_journal(folder.mirror, folder.journal)
+    with MortalJournal(folder.journal) as journal:
+        publisher = Publisher(folder, folder.mirror, journal, held, sofar)
+        journal.settle = publisher.settle
+        try:
+            yield journal
+            publisher.finish(10)
+        finally:
+            publisher.abandon()
+            held.release()
 
 
 def work(driver, live, between):

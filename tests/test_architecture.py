@@ -17,6 +17,7 @@ ROOMS = {
     "yaml": {"yamlfile"},
     "rich": {"terminal"},
     "typer": {"cli", "cli_cluster"},
+    "fsspec": {"storage"},
     "optuna": {"search"},
 }
 

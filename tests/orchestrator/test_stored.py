@@ -12,6 +12,11 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
 from orchestrator import stored
+from orchestrator.events import ItemsDone
+from orchestrator.jobs import InProcess
+from orchestrator.maps import Maps
+from orchestrator.record import MapRecord
+from orchestrator.storage import Mirror
 from orchestrator.stored import Place, StoredResults
 
 PLAIN = st.recursive(
@@ -109,3 +114,32 @@ def test_results_are_a_sequence_over_their_files(tmp_path):
 def test_no_results():
     results = StoredResults([])
     assert (len(results), list(results), list(results.handles)) == (0, [], [])
+
+
+def test_results_are_loaded_where_they_are_not(tmp_path, monkeypatch):
+    """One machine computes, another loads; a third goes on with the map. Only what is missing travels."""
+    monkeypatch.setenv("ORCHESTRATOR_MIRROR", str(tmp_path / "a"))
+    mirror, calls = Mirror(f"file://{tmp_path}/store"), []
+
+    def a_map(journaled=None):
+        events = []
+        maps = Maps(
+            "t0000", mirror.root / "s/maps", mirror.root / "cache", journaled or {}, events.append, InProcess(), mirror
+        )
+        return maps.run(np.sqrt, [np.arange(5.0), np.arange(9.0)], "roots", None), events
+
+    results, events = a_map()
+    packed = pickle.dumps(list(results.handles))
+    monkeypatch.setenv("ORCHESTRATOR_MIRROR", str(tmp_path / "b"))
+    handles = pickle.loads(packed)  # noqa: S301 - our own
+    assert np.array_equal(handles[1].load(), np.sqrt(np.arange(9.0)))
+    obtain = Mirror.obtain
+    monkeypatch.setattr(Mirror, "obtain", lambda *args, **options: (calls.append(args), obtain(*args, **options)))
+    assert np.array_equal(handles[1].load(), np.sqrt(np.arange(9.0)))
+    assert calls == []
+    monkeypatch.setenv("ORCHESTRATOR_MIRROR", str(tmp_path / "c"))
+    batches = {(event.start, event.stop) for event in events if isinstance(event, ItemsDone)}
+    results, events = a_map({"roots": MapRecord(2, 0.0, sorted(batches))})
+    assert events == []
+    assert len(calls) == len(batches)
+    assert np.array_equal(results[0], np.sqrt(np.arange(5.0)))

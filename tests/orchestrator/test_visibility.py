@@ -4,6 +4,7 @@ import pytest
 
 from orchestrator import visibility
 from orchestrator.errors import EnvironmentProblem
+from orchestrator.folder import Runs
 from orchestrator.plan import Node
 
 HERE, THERE = Node("10.0.0.1", 1, 0), Node("10.0.0.2", 1, 0)
@@ -20,13 +21,13 @@ def answers(**of):
 
 
 def test_all_see_all(tmp_path):
-    visibility.check(tmp_path / "runs", tmp_path, answers(hides=lambda path: False))
+    visibility.check(Runs(tmp_path / "runs"), tmp_path, answers(hides=lambda path: False))
     assert list((tmp_path / "runs").iterdir()) == []
 
 
 def test_a_node_with_runs_of_its_own_is_named(tmp_path):
     with pytest.raises(EnvironmentProblem, match=r"node 10\.0\.0\.2 does not see this machine's .*runs"):
-        visibility.check(tmp_path, None, answers(hides=lambda path: ".seen-" in path))
+        visibility.check(Runs(tmp_path), None, answers(hides=lambda path: ".seen-" in path))
     assert list(tmp_path.iterdir()) == []
 
 
@@ -34,10 +35,10 @@ def test_a_node_without_the_data_is_named(tmp_path):
     data = tmp_path / "photos"
     data.mkdir()
     with pytest.raises(EnvironmentProblem, match=r"node 10\.0\.0\.2 does not see data=.*photos") as caught:
-        visibility.check(tmp_path / "runs", data, answers(hides=lambda path: path == str(data)))
+        visibility.check(Runs(tmp_path / "runs"), data, answers(hides=lambda path: path == str(data)))
     assert "--ship-data" in caught.value.hint
 
 
 def test_a_node_that_says_nothing_is_named(tmp_path):
     with pytest.raises(EnvironmentProblem, match=r"10\.0\.0\.2 did not answer"):
-        visibility.check(tmp_path, None, answers(silent=True))
+        visibility.check(Runs(tmp_path), None, answers(silent=True))
