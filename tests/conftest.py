@@ -71,3 +71,22 @@ def command(runs, monkeypatch, capsys):
         return ended.value.code or 0, captured.out, captured.err
 
     return call
+
+
+@pytest.fixture(scope="session")
+def hosts_allowed() -> None:
+    """Skips, and says why, where this machine cannot make hosts."""
+    import hosts
+
+    reason = hosts.skip_reason()
+    if reason is not None:
+        pytest.skip(reason)
+
+
+@pytest.fixture(scope="module")
+def hosts_lab(hosts_allowed, tmp_path_factory):
+    """Three hosts that the tests of a module share."""
+    import hosts
+
+    with hosts.Lab(tmp_path_factory.mktemp("lab")) as made:
+        yield made
