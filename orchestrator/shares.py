@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 Amount = Mapping[str, float]  # of "CPU" and "GPU"
 
 _UNTAKEN_SECONDS = 5.0  # a place that was left to somebody for so long is not for him
-_MEMORY_SECONDS = 60.0  # so long ahead by a share counts as much as being ahead by this share now
+_MEMORY_SECONDS = 20.0  # so long ahead by a share counts as much as being ahead by this share now
 _TIE = 1.0 / _MEMORY_SECONDS  # studies that are this close do not change places
 
 

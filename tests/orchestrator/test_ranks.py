@@ -91,5 +91,5 @@ def test_no_process_outlives_a_stop_or_the_first(tmp_path, killed):
         out, err = process.communicate(timeout=120)
         assert process.returncode == 0, out + err
         assert bench.record.trials["t0000"].attempt == 2
-        assert bench.record.trials["t0000"].final == {"total": 20 * 1.0}
+        assert bench.record.trials["t0000"].final == {"total": 20 * 2.0}
     assert left_behind(bench.runs.root) == []
