@@ -75,7 +75,7 @@ def order(folder: StudyFolder, command: Command, trial: str | None = None) -> st
     Raises `UserError` when the driver refuses, and `EnvironmentProblem` when it does not answer in `PATIENCE_SECONDS`;
     the order then still stands, and is obeyed when the driver comes to it.
     """
-    if not is_written_here(folder.journal):
+    if folder.mirror is not None and not is_written_here(folder.journal):
         raise UserError(
             f"'{folder.name}' is run by another machine{owner(folder.journal)}: orders reach it there alone",
             f"log in there, then: orchestrator {command} {folder.name}" + (f" {trial}" if trial else ""),
