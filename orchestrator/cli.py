@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator import __version__, checkpoint, cli_cluster, registry, results, terminal
+from orchestrator import __version__, cli_cluster, registry, results, terminal
 from orchestrator.cli_cluster import elsewhere, submitted
 from orchestrator.control import Command, order
 from orchestrator.errors import EnvironmentProblem, Interrupted, OrchestratorError, StudyFailed, UnknownName, UserError
@@ -27,6 +27,7 @@ from orchestrator.redaction import redacted
 from orchestrator.states import State
 from orchestrator.study import BUILTIN
 from orchestrator.studyfile import load_study
+from orchestrator.trial import checkpoint
 
 if TYPE_CHECKING:
     from orchestrator.launch import Outcome
@@ -160,7 +161,7 @@ def show(study: RunName, as_json: AsJson = False) -> None:
     """Show a study and each of its trials."""
     folder, record = _record(study)
     if as_json:
-        from orchestrator import tracking
+        from orchestrator.tracker import tracking
 
         return _json(results.show(record, folder.name, tracking.run_ids(record, Runs.default())))
     terminal.say(f"{folder.name}: {record.study['question']}")
@@ -216,7 +217,8 @@ def report(study: RunName) -> None:
 @elsewhere
 def track(study: RunName) -> None:
     """Bring MLflow up to date with a study's journal; on a complete one it changes nothing."""
-    from orchestrator import follower, launch, tracking
+    from orchestrator import launch
+    from orchestrator.tracker import follower, tracking
 
     folder, record = _record(study)
     if is_written(folder.journal):
@@ -237,7 +239,7 @@ def ui(
     login: Annotated[bool, typer.Option("--login/--no-login", help="Ask for a password on a network address.")] = True,
 ) -> None:
     """Start the MLflow UI on this folder's runs: for this machine, or with --host and a password for others."""
-    from orchestrator.server import make_server
+    from orchestrator.tracker.server import make_server
 
     server = make_server(Runs.default(), host, port, allowed_host or (), login)
     for line in server.words:
@@ -250,8 +252,9 @@ def doctor(
     study: AnyStudy = None, overrides: Overrides = None, cluster: ClusterPath = None, as_json: AsJson = False
 ) -> None:
     """Look for what would break a run: here, on every node of RAY_ADDRESS, or on the hosts of a cluster's file."""
-    from orchestrator import checkup, clusterfile
-    from orchestrator import doctor as judge
+    from orchestrator.health import checkup
+    from orchestrator.health import doctor as judge
+    from orchestrator.machines import clusterfile
 
     asked = checkup.Asked.of(study, overrides or []) if study else checkup.Asked()
     hosts, expected = checkup.examine(asked, Runs.default(), clusterfile.load(cluster) if cluster else None)
@@ -321,7 +324,8 @@ def _close_dead(runs: Runs) -> None:
     for folder in runs.studies():
         record = load_record(folder.journal)
         if record.state is State.STOPPED and record.ended is None:
-            from orchestrator import follower, launch
+            from orchestrator import launch
+            from orchestrator.tracker import follower
 
             try:
                 if launch.close_dead(folder):

@@ -68,7 +68,7 @@ def up(
     wait: Annotated[float, typer.Option(help="Minutes to wait for workers: the first set-up installs 5 GB.")] = 20.0,
 ) -> None:
     """Set the hosts of a cluster up and start Ray on them."""
-    from orchestrator import launcher
+    from orchestrator.machines import launcher
 
     states = launcher.up(_load(file), 60 * wait, terminal.say)
     terminal.print_hosts([state.to_plain() for state in states])
@@ -83,7 +83,7 @@ def up(
 @app.command()
 def down(file: ClusterPath = DEFAULT) -> None:
     """Stop Ray on every host of a cluster. Studies stay, and can be resumed when it is up again."""
-    from orchestrator import launcher
+    from orchestrator.machines import launcher
 
     left = {address: why for address, why in launcher.down(_load(file)).items() if why}
     if left:
@@ -97,7 +97,7 @@ def down(file: ClusterPath = DEFAULT) -> None:
 @app.command()
 def status(file: ClusterPath = DEFAULT, as_json: AsJson = False) -> None:
     """Show the hosts of a cluster, what they have and use, why one is missing, and what runs."""
-    from orchestrator import launcher
+    from orchestrator.machines import launcher
 
     cluster = _load(file)
     hosts = [state.to_plain() for state in launcher.status(cluster)]
@@ -152,13 +152,13 @@ def _submit_again(cluster: Path, name: str, overrides: Sequence[str], detach: bo
 
 
 def _head(cluster: Path) -> Any:
-    from orchestrator import launcher
+    from orchestrator.machines import launcher
 
     return launcher.head(_load(cluster))
 
 
 def _load(file: Path) -> Any:
-    from orchestrator import clusterfile
+    from orchestrator.machines import clusterfile
 
     if not file.is_file():
         raise UserError(f"there is no cluster's file at {file}", "copy the cluster.yaml that ships, and fill it in")

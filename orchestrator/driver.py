@@ -7,7 +7,6 @@ here, and all of it can be made again from the journal: a resumed study starts f
 
 from __future__ import annotations
 
-import copy
 import math
 import threading
 import time
@@ -16,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator import checkpoint, failures, fence, limits
+from orchestrator import failures, limits
 from orchestrator.control import Command, Mailbox, Request
 from orchestrator.errors import EnvironmentProblem, StorageProblem
 from orchestrator.events import (
@@ -35,7 +34,8 @@ from orchestrator.plan import Plan, PlannedTrial, finalists
 from orchestrator.record import TrialRecord
 from orchestrator.schedulers import Go, Mutate, Prune, Scheduler
 from orchestrator.states import State
-from orchestrator.worker import TrialSpec
+from orchestrator.trial import checkpoint, fence
+from orchestrator.trial.spec import TrialSpec
 
 if TYPE_CHECKING:
     from orchestrator.search import Searcher  # Optuna takes its time to import
@@ -131,28 +131,7 @@ class Driver:
         if trial.attempt > 1:  # there is one before it that may live on
             folder.publish(folder.attempt)
         self._live[trial.id] = math.inf
-        study, metric = self.plan.study, self.plan.study.search
-        return TrialSpec(
-            id=trial.id,
-            attempt=trial.attempt,
-            task=study.task,
-            seed=trial.seed,
-            params=trial.now,
-            metric=metric.metric,
-            goal=metric.goal,
-            data=study.data,
-            cache=self._folder.portable(self._cache),
-            folder=self._folder.portable(self._folder.trial(trial.id).root),
-            gpus=study.resources.gpus,
-            cpus=study.resources.cpus,
-            priority=study.priority,
-            processes=study.resources.processes,
-            maps=copy.deepcopy(trial.maps),
-            reported=trial.steps,
-            pause_at=self._pause_at(trial),
-            avoid=trial.node_id if trial.failures else None,
-            mirror=self._folder.mirror and self._folder.mirror.patient(),
-        )
+        return TrialSpec.of(trial, self.plan.study, self._folder, self._cache, self._pause_at(trial))
 
     def _pause_at(self, trial: TrialRecord) -> int | None:
         """Where it waits next: beyond where it waited last, which may be a step that it has reported already."""

@@ -12,9 +12,10 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from orchestrator import journal, lease, parts
+from orchestrator import journal
 from orchestrator.errors import FolderBusy, UnknownName
-from orchestrator.storage import Mirror, is_url
+from orchestrator.objectstore import lease, parts
+from orchestrator.objectstore.storage import Mirror, is_url
 
 TAKEN = ("cache", "mlartifacts", "mlflow.db")  # beside the studies: none can be called like these
 _PLAIN = re.compile(r"\w[\w.\-]*")  # a study or a trial: never a way out of the folder that it is in

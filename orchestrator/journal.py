@@ -16,7 +16,6 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from orchestrator import lease
 from orchestrator.errors import EnvironmentProblem, FolderBusy, JournalDamaged, JournalTaken
 from orchestrator.events import (
     VERSION,
@@ -32,6 +31,7 @@ from orchestrator.events import (
     decode,
     encode,
 )  # fmt: skip
+from orchestrator.objectstore import lease
 from orchestrator.record import Record, replay
 from orchestrator.states import State
 
@@ -183,7 +183,7 @@ def owner(path: Path) -> str:
 
 
 def lease_of(path: Path) -> Path:
-    """Where the lease of a journal that is at a URL too is kept, see `orchestrator.lease`."""
+    """Where the lease of a journal that is at a URL too is kept, see `orchestrator.objectstore.lease`."""
     return path.with_suffix(".lease")
 
 

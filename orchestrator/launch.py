@@ -12,22 +12,23 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from orchestrator import failures, lease, results, visibility, yamlfile
+from orchestrator import failures, results, visibility, yamlfile
 from orchestrator.driver import Driver
 from orchestrator.environment import describe_environment
 from orchestrator.errors import EnvironmentProblem, FolderBusy, UnknownName, UserError
 from orchestrator.events import Cause, StudyEnded, StudyResumed, StudyStarted, TrialInterrupted
 from orchestrator.folder import Runs, StudyFolder
-from orchestrator.follower import HURRIED_SECONDS, Follower, warm_up
 from orchestrator.journal import DIED, Journal, is_written, lease_of, load_record
+from orchestrator.objectstore import lease
+from orchestrator.objectstore.publisher import open_journal
 from orchestrator.plan import Node, Plan, check_fits, finalists, make_plan
-from orchestrator.publisher import open_journal
 from orchestrator.record import Record
 from orchestrator.schedulers import make_scheduler
 from orchestrator.signals import Stop, stop_on_signals
 from orchestrator.states import State
 from orchestrator.study import Study
 from orchestrator.studyfile import change_study
+from orchestrator.tracker.follower import HURRIED_SECONDS, Follower, warm_up
 
 _LEAST_FREE_BYTES = 200_000_000
 

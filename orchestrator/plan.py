@@ -16,11 +16,11 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator import checkpoint
 from orchestrator.errors import DoesNotFit, StudyError
 from orchestrator.record import Record, TrialRecord
 from orchestrator.states import State
 from orchestrator.study import Algorithm, SchedulerKind, Study
+from orchestrator.trial import checkpoint
 from tasks.api import Goal, Placement, Resources, Space
 
 DEFAULTS = "defaults"  # what the runs of a study's own parameters, beside those of finalists, are runs of

@@ -18,8 +18,8 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from orchestrator import registry
-from orchestrator.data import DataUrl
 from orchestrator.errors import StudyError, did_you_mean
+from orchestrator.objectstore.data import DataUrl
 from orchestrator.redaction import has_credentials
 from tasks.api import Choice, Dimension, Goal, IntRange, LogUniform, Params, Resources, Task, Uniform
 

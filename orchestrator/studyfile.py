@@ -19,11 +19,11 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from orchestrator import registry, yamlfile
-from orchestrator.data import DataUrl, localized, pinned
 from orchestrator.errors import DataProblem, StudyError, did_you_mean
 from orchestrator.folder import TAKEN
+from orchestrator.objectstore.data import DataUrl, localized, pinned
+from orchestrator.objectstore.storage import is_url
 from orchestrator.record import Record
-from orchestrator.storage import is_url
 from orchestrator.study import (
     BUILTIN,
     NAME,

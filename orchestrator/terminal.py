@@ -14,8 +14,8 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator import results
-from orchestrator.findings import Finding, Level
 from orchestrator.folder import StudyFolder
+from orchestrator.health.findings import Finding, Level
 from orchestrator.plan import Plan
 from orchestrator.record import Record, TrialRecord
 from orchestrator.states import State

@@ -21,9 +21,11 @@ from orchestrator import registry
 from orchestrator.cluster import Sharing, draining, nodes, others_hold  # before Ray: it settles how Ray behaves
 from orchestrator.folder import TrialFolder
 from orchestrator.plan import capacity
-from orchestrator.pool import Pool
-from orchestrator.ranks import Ranks
-from orchestrator.worker import Attempt, TrialSpec, peak_bytes
+from orchestrator.trial.memory import peak_bytes
+from orchestrator.trial.pool import Pool
+from orchestrator.trial.ranks import Ranks
+from orchestrator.trial.spec import TrialSpec
+from orchestrator.trial.worker import Attempt
 from tasks.api import Resources
 
 if TYPE_CHECKING:

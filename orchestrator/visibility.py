@@ -6,9 +6,9 @@ import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from orchestrator.data import DataUrl
 from orchestrator.errors import EnvironmentProblem
 from orchestrator.folder import Runs
+from orchestrator.objectstore.data import DataUrl
 from orchestrator.plan import Node
 
 OnEveryNode = Callable[..., list[tuple[Node, list[str] | None]]]  # `cluster.on_every_node` of this

@@ -6,17 +6,17 @@ import contextlib
 import threading
 from pathlib import Path
 
-from orchestrator import lease, parts
 from orchestrator.driver import Driver
 from orchestrator.events import StudyResumed, StudyStarted
 from orchestrator.folder import StudyFolder
 from orchestrator.journal import Journal, lease_of, load_record
+from orchestrator.objectstore import lease, parts
+from orchestrator.objectstore.publisher import Publisher
 from orchestrator.plan import Node, make_plan
-from orchestrator.publisher import Publisher
 from orchestrator.schedulers import make_scheduler
 from orchestrator.search import make_searcher
 from orchestrator.studyfile import build, change_study
-from orchestrator.worker import Attempt
+from orchestrator.trial.worker import Attempt
 
 
 class Killed(BaseException):

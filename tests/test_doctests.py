@@ -29,8 +29,8 @@ def modules_of(package) -> list[str]:
         "orchestrator.study",
         "orchestrator.studyfile",
         "orchestrator.finalists",
-        "orchestrator.gpus",
-        "orchestrator.trackercheck",
+        "orchestrator.health.gpus",
+        "orchestrator.health.trackercheck",
     ],
 )
 def test_examples(module):

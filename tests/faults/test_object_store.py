@@ -17,8 +17,8 @@ from servers import free_port, s3
 
 from orchestrator.folder import Runs
 from orchestrator.journal import load_record
+from orchestrator.objectstore.storage import Mirror
 from orchestrator.states import State
-from orchestrator.storage import Mirror
 
 pytestmark = pytest.mark.faults
 

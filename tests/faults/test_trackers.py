@@ -14,7 +14,6 @@ import mlflow
 import pytest
 from servers import Proxy, mlflow_server, postgres, s3, wait_for
 
-from orchestrator import follower
 from orchestrator.events import (
     Cause,
     Event,
@@ -31,10 +30,11 @@ from orchestrator.events import (
     TrialStarted,
 )  # fmt: skip
 from orchestrator.folder import Runs, StudyFolder
-from orchestrator.follower import Follower, track
 from orchestrator.journal import Journal, load_record
 from orchestrator.states import State
 from orchestrator.studyfile import build
+from orchestrator.tracker import follower
+from orchestrator.tracker.follower import Follower, track
 
 VERDICT = {"support": "undecided", "sentence": "–"}
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from orchestrator import checkpoint
+from orchestrator.trial import checkpoint
 
 
 def test_nested_state_comes_back_as_it_was(tmp_path):

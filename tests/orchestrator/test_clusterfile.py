@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from orchestrator import clusterfile
 from orchestrator.errors import StudyError
+from orchestrator.machines import clusterfile
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -70,7 +70,7 @@ def test_what_is_wrong_is_named_with_its_line(tmp_path, key, changes, words):
 
 def test_the_command_is_fixed_but_for_the_interpreter(tmp_path, key):
     cluster = clusterfile.load(write(tmp_path, key, metadata__orchestrator__python="~/my env/bin/python; reboot"))
-    assert cluster.command == "~/'my env/bin/python; reboot' -m orchestrator.remote"
+    assert cluster.command == "~/'my env/bin/python; reboot' -m orchestrator.machines.remote"
 
 
 def test_the_file_that_ships_is_ready_to_be_filled_in(tmp_path, key):

@@ -6,10 +6,10 @@ import threading
 
 import pytest
 
-from orchestrator import storage
-from orchestrator.data import DataUrl, localized, pinned
 from orchestrator.errors import DataProblem, StorageProblem, StudyError, UserError
-from orchestrator.storage import Mirror
+from orchestrator.objectstore import storage
+from orchestrator.objectstore.data import DataUrl, localized, pinned
+from orchestrator.objectstore.storage import Mirror
 from orchestrator.studyfile import build
 
 

@@ -7,8 +7,8 @@ import json
 
 import pytest
 
-from orchestrator import doctor
-from orchestrator.findings import Examined, Expected, Finding, Level
+from orchestrator.health import doctor
+from orchestrator.health.findings import Examined, Expected, Finding, Level
 
 HEAD, WORKER, OTHER = "10.0.0.1", "10.0.0.2", "10.0.0.3"
 EXPECTED = Expected(cluster="cluster.yaml", head=HEAD, joined=True, gpus=1.0)

@@ -8,12 +8,13 @@ from collections import Counter
 import lab
 import pytest
 
-from orchestrator import checkpoint
 from orchestrator.events import Cause, ItemsDone, Saved, TrialEnded, TrialInterrupted
 from orchestrator.folder import StudyFolder, TrialFolder
 from orchestrator.journal import load_record, read
 from orchestrator.states import State
-from orchestrator.worker import Attempt, TrialSpec
+from orchestrator.trial import checkpoint
+from orchestrator.trial.spec import TrialSpec
+from orchestrator.trial.worker import Attempt
 from tasks.api import Goal
 
 SPACE = {"x": {"uniform": [-1, 1]}}

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from orchestrator.failures import essence, is_full_disk, reason_of
-from orchestrator.worker import describe
+from orchestrator.trial.worker import describe
 from tasks.api import InputError
 
 # As Ray 2.60 words it.

@@ -9,12 +9,13 @@ from pathlib import Path
 import lab
 import pytest
 
-from orchestrator import checkpoint, fence
 from orchestrator.events import Saved, TrialEnded
 from orchestrator.folder import StudyFolder, TrialFolder
 from orchestrator.journal import load_record, read
 from orchestrator.states import State
-from orchestrator.worker import Attempt, TrialSpec
+from orchestrator.trial import checkpoint, fence
+from orchestrator.trial.spec import TrialSpec
+from orchestrator.trial.worker import Attempt
 from tasks.api import Goal
 
 WALK = {"steps": 6, "saves": True, "noise": 0.1}

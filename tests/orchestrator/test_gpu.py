@@ -14,13 +14,14 @@ from ray.cluster_utils import Cluster
 from running import Bench
 from tasks.many import parent_of  # where workers find it too
 
-from orchestrator import gpu, stored
 from orchestrator.events import TrialEnded, TrialPlaced
 from orchestrator.folder import TrialFolder
-from orchestrator.jobs import Computed, Job
 from orchestrator.journal import read
-from orchestrator.pool import Pool, _compute
-from orchestrator.worker import Attempt, TrialSpec, run_task
+from orchestrator.trial import gpu, stored
+from orchestrator.trial.jobs import Computed, Job
+from orchestrator.trial.pool import Pool, _compute
+from orchestrator.trial.spec import TrialSpec
+from orchestrator.trial.worker import Attempt, run_task
 from tasks.api import Goal, Resources
 
 

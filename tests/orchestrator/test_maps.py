@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from lab import run_with_deaths, session
 
 from orchestrator.events import ItemsDone, MapStarted
-from orchestrator.jobs import Died, InProcess, compute
 from orchestrator.journal import load_record, read
-from orchestrator.maps import MapFailed, Maps, _Batches
 from orchestrator.record import MapRecord
 from orchestrator.states import State
+from orchestrator.trial.jobs import Died, InProcess, compute
+from orchestrator.trial.maps import MapFailed, Maps, _Batches
 from tasks.api import InputError
 
 STUDY = {"task": "many", "search": {"algorithm": "random", "trials": 2}}

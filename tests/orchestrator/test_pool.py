@@ -15,10 +15,10 @@ from tasks.many import endless, process_of  # where workers find them too
 from orchestrator.cluster import connect
 from orchestrator.events import ItemsDone
 from orchestrator.folder import Runs
-from orchestrator.jobs import Computed, Failed, Job
 from orchestrator.journal import load_record, read
-from orchestrator.pool import Pool
 from orchestrator.states import State
+from orchestrator.trial.jobs import Computed, Failed, Job
+from orchestrator.trial.pool import Pool
 from tasks.api import Resources
 
 STUDY = {"task": "many", "search": {"algorithm": "random", "trials": 2, "concurrent": 1}}
@@ -111,7 +111,7 @@ def test_jobs_run_side_by_side_elsewhere(cluster, tmp_path):
     ended = wait(pool, 6)
     assert {job.start for job, _ in ended} == set(range(6))
     assert all(isinstance(outcome, Computed) for _, outcome in ended)
-    from orchestrator import stored
+    from orchestrator.trial import stored
 
     found = [stored.read(job.path)[0] for job in jobs]
     assert [x for x, _, _ in found] == list(range(6))

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import gpus, probe
-from orchestrator.probe import Mark, Question
+from orchestrator.health import gpus, probe
+from orchestrator.health.probe import Mark, Question
 
 SECRET = "0123456789abcdef-a-token"  # noqa: S105 - of no real cluster
 
@@ -66,7 +66,8 @@ def test_every_section_is_there(home, tmp_path):
 
 
 def test_importing_it_imports_nothing_that_may_be_broken():
-    code = "import sys, orchestrator.probe, orchestrator.remote; print(*{m.split('.')[0] for m in sys.modules})"
+    imported = "import sys, orchestrator.health.probe, orchestrator.machines.remote"
+    code = f"{imported}; print(*{{m.split('.')[0] for m in sys.modules}})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     heavy = {"ray", "torch", "mlflow", "numpy", "pydantic", "yaml", "typer", "rich", "optuna", "tasks"}
     assert not set(done.stdout.split()) & heavy

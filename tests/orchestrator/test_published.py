@@ -12,14 +12,14 @@ import lab
 import pytest
 from running import outcome
 
-from orchestrator import lease, parts, publisher, trialfiles
 from orchestrator.errors import FolderBusy, UnknownName, UserError
 from orchestrator.events import StudyStarted
 from orchestrator.folder import Runs, StudyFolder
 from orchestrator.journal import Journal, is_written, lease_of, load_record, read
-from orchestrator.publisher import open_journal
+from orchestrator.objectstore import lease, parts, publisher, trialfiles
+from orchestrator.objectstore.publisher import open_journal
+from orchestrator.objectstore.storage import Mirror
 from orchestrator.states import State
-from orchestrator.storage import Mirror
 
 BEGUN = StudyStarted("uid", {"search": {"metric": "loss"}}, 1)
 STUDY = {

@@ -10,13 +10,13 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import headnode, ssh
-from orchestrator.clusterfile import ClusterFile
 from orchestrator.errors import EnvironmentProblem, UserError
 from orchestrator.events import StudyStarted, TrialStarted
 from orchestrator.folder import Runs
-from orchestrator.headnode import HeadNode
 from orchestrator.journal import Journal
+from orchestrator.machines import headnode, ssh
+from orchestrator.machines.clusterfile import ClusterFile
+from orchestrator.machines.headnode import HeadNode
 from orchestrator.studyfile import build
 
 FAKE_SSH = """#!/bin/sh
@@ -102,7 +102,10 @@ def test_only_a_folder_is_sent(head, tmp_path):
 def test_sent_data_stays_in_its_place(tmp_path, name):
     line = {"do": "take_data", "name": name, "bytes": 0, "environment": {"ORCHESTRATOR_RUNS": str(tmp_path)}}
     done = subprocess.run(
-        [sys.executable, "-m", "orchestrator.remote"], input=json.dumps(line) + "\n", capture_output=True, text=True
+        [sys.executable, "-m", "orchestrator.machines.remote"],
+        input=json.dumps(line) + "\n",
+        capture_output=True,
+        text=True,
     )
     assert done.returncode != 0
     assert "is no name of data" in done.stderr
@@ -116,7 +119,7 @@ def test_a_command_ends_with_its_asker(tmp_path, fake_ssh):
     study = build({"task": "toy", "search": {"algorithm": "random", "trials": 1}})
     with Journal(folder.journal) as journal:
         journal.append(StudyStarted("uid", study.to_plain(), 1), TrialStarted("t0000", 1, {}, (), None))
-        process = ssh.attach(ssh.Host("10.0.0.1"), f"{sys.executable} -m orchestrator.remote")
+        process = ssh.attach(ssh.Host("10.0.0.1"), f"{sys.executable} -m orchestrator.machines.remote")
         line = {"do": "command", "words": ["logs", "s", "t0000", "-f"], "attached": True}
         environment = {"ORCHESTRATOR_RUNS": str(runs.root)}
         process.stdin.write(json.dumps({**line, "environment": environment}).encode() + b"\n")

@@ -14,10 +14,11 @@ import pytest
 from conftest import run_toy
 from running import Bench, left_behind
 
-from orchestrator import follower, results, tracking
+from orchestrator import results
 from orchestrator.folder import Runs
 from orchestrator.journal import load_record
 from orchestrator.states import State
+from orchestrator.tracker import follower, tracking
 
 MOODS = ["well", "nan", "inf_final", "raise", "die", "string", "forgetful"]
 

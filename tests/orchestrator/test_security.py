@@ -17,17 +17,21 @@ from lab import session
 from matplotlib.figure import Figure
 from test_architecture import ROOT, modules
 
-from orchestrator import checkpoint, environment, registry, report, tracking
+from orchestrator import environment, registry, report
 from orchestrator.control import Command, Mailbox, order
 from orchestrator.errors import EnvironmentProblem, OrchestratorError, StudyError, UnknownName, UserError
 from orchestrator.folder import TAKEN, Runs, StudyFolder, TrialFolder, inside
-from orchestrator.jobs import InProcess
 from orchestrator.journal import load_record
-from orchestrator.maps import Maps
 from orchestrator.redaction import redacted, redacted_words
-from orchestrator.server import make_server
 from orchestrator.studyfile import load_study
-from orchestrator.worker import Attempt, TrialContext, TrialSpec, plain_metrics
+from orchestrator.tracker import tracking
+from orchestrator.tracker.server import make_server
+from orchestrator.trial import checkpoint
+from orchestrator.trial.context import TrialContext, plain_metrics
+from orchestrator.trial.jobs import InProcess
+from orchestrator.trial.maps import Maps
+from orchestrator.trial.spec import TrialSpec
+from orchestrator.trial.worker import Attempt
 from orchestrator.yamlfile import load, parse_value
 from tasks.api import Goal
 
@@ -518,8 +522,11 @@ def test_what_is_no_host_is_refused(command, runs, words):
 
 # Where what could run code is allowed, and why.
 ALLOWED = {
-    ("orchestrator.pool", "pickle.loads"): "the trial's own job, from its process through Ray",
-    ("orchestrator.stored", "pickle.loads"): "a study's own scratch, with a checksum; nothing is loaded from elsewhere",
+    ("orchestrator.trial.pool", "pickle.loads"): "the trial's own job, from its process through Ray",
+    (
+        "orchestrator.trial.stored",
+        "pickle.loads",
+    ): "a study's own scratch, with a checksum; nothing is loaded from elsewhere",
 }
 CODE = {"eval", "exec", "compile", "__import__"}
 SHELLS = {"os.system", "os.popen", "subprocess.getoutput", "subprocess.getstatusoutput", "commands.getoutput",

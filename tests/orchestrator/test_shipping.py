@@ -6,9 +6,9 @@ import tarfile
 
 import pytest
 
-from orchestrator import shipping
 from orchestrator.environment import PROVENANCE, git_state
 from orchestrator.errors import EnvironmentProblem, UserError
+from orchestrator.machines import shipping
 
 
 def archive(**members) -> io.BytesIO:

@@ -6,9 +6,9 @@ import pickle
 
 import pytest
 
-from orchestrator import storage
 from orchestrator.errors import StorageProblem, UserError
-from orchestrator.storage import Mirror
+from orchestrator.objectstore import storage
+from orchestrator.objectstore.storage import Mirror
 
 
 @pytest.fixture

@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import array_shapes, arrays
 
-from orchestrator import stored
 from orchestrator.events import ItemsDone
-from orchestrator.jobs import InProcess
-from orchestrator.maps import Maps
+from orchestrator.objectstore.storage import Mirror
 from orchestrator.record import MapRecord
-from orchestrator.storage import Mirror
-from orchestrator.stored import Place, StoredResults
+from orchestrator.trial import stored
+from orchestrator.trial.jobs import InProcess
+from orchestrator.trial.maps import Maps
+from orchestrator.trial.stored import Place, StoredResults
 
 PLAIN = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text() | st.binary(),

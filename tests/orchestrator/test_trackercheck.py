@@ -10,8 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
-from orchestrator import trackercheck
-from orchestrator.trackercheck import Answer
+from orchestrator.health import trackercheck
+from orchestrator.health.trackercheck import Answer
 
 REBINDING = "Invalid Host header - possible DNS rebinding attack detected"
 

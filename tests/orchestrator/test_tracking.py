@@ -7,7 +7,6 @@ import itertools
 import mlflow
 import pytest
 
-from orchestrator import follower
 from orchestrator.events import (
     Cause,
     Mutated,
@@ -22,12 +21,13 @@ from orchestrator.events import (
     TrialStarted,
 )  # fmt: skip
 from orchestrator.folder import Runs, StudyFolder
-from orchestrator.follower import Follower, track
 from orchestrator.journal import Journal
-from orchestrator.runview import View
 from orchestrator.states import State
 from orchestrator.studyfile import build
-from orchestrator.tracking import Projection
+from orchestrator.tracker import follower
+from orchestrator.tracker.follower import Follower, track
+from orchestrator.tracker.runview import View
+from orchestrator.tracker.tracking import Projection
 
 STUDY = build({"task": "toy", "search": {"trials": 1}}).to_plain()
 TRIAL = "t0000 p0=0"

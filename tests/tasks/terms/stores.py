@@ -8,8 +8,8 @@ from functools import partial
 
 from fakes import FakeContext
 
-from orchestrator import stored
-from orchestrator.stored import Place, StoredResults
+from orchestrator.trial import stored
+from orchestrator.trial.stored import Place, StoredResults
 
 
 def compute(function, limit, job):

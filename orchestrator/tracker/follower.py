@@ -12,12 +12,12 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from orchestrator import tracking
 from orchestrator.errors import EnvironmentProblem
 from orchestrator.events import Event, StudyResumed, StudyStarted, decode
 from orchestrator.folder import Runs, StudyFolder
 from orchestrator.journal import read
-from orchestrator.tracking import Projection
+from orchestrator.tracker import tracking
+from orchestrator.tracker.tracking import Projection
 
 FLUSH_SECONDS = 1.0
 PATIENCE_SECONDS = 120.0  # at the end of a study, for what the tracker lacks

@@ -5,7 +5,7 @@ What holds, whatever dies and when:
 - What is at the URL is a beginning of the journal. It is behind by the time between two rounds (`ROUND_SECONDS`) and
   the upload; while the store does not answer, by as long as that lasts.
 - A trial's checkpoint may be ahead of it. It holds the trial's reports of the last half minute, so that a resume
-  elsewhere finds them there; where even that is too little, the trial begins anew (see `worker.TrialContext.restore`).
+  elsewhere finds them there; where even that is too little, the trial begins anew (see `context.TrialContext.restore`).
 - Before a trial goes on because of what others reported (promoted, or changed by pbt), all that led to it is at the
   URL: `settle`. So no checkpoint is ever ahead of a decision about its trial.
 - The journal's last line comes after the pages: who reads that a study has ended finds its report.
@@ -18,12 +18,12 @@ import threading
 import time
 from collections.abc import Iterator
 
-from orchestrator import lease, parts
 from orchestrator.errors import EnvironmentProblem, StorageProblem
 from orchestrator.folder import StudyFolder
 from orchestrator.journal import Journal, is_written_here, lease_of
-from orchestrator.lease import Lease, LeaseLost
-from orchestrator.storage import QUICK_SECONDS, Mirror
+from orchestrator.objectstore import lease, parts
+from orchestrator.objectstore.lease import Lease, LeaseLost
+from orchestrator.objectstore.storage import QUICK_SECONDS, Mirror
 
 ROUND_SECONDS = 2.0
 _LONGEST_WAIT_SECONDS = 15.0

@@ -1,7 +1,7 @@
 """What a host of a cluster does when it is asked over SSH.
 
-``python -m orchestrator.remote`` reads one line of JSON, a request, and what belongs to it behind that line. Nothing
-that a user wrote is ever part of a shell's words. The driver's job on the head is started by the same command.
+``python -m orchestrator.machines.remote`` reads one line of JSON, a request, and what belongs to it behind that line.
+Nothing that a user wrote is ever part of a shell's words. The driver's job on the head is started by the same command.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from orchestrator import probe, shipping
 from orchestrator.errors import OrchestratorError
 from orchestrator.folder import Runs, user_cache
+from orchestrator.health import probe
+from orchestrator.machines import shipping
 
 
 class Do(StrEnum):
@@ -57,7 +58,7 @@ def _obey(do: Do, request: dict[str, Any]) -> int:
     elif do is Do.SUBMIT:
         return _submit(request)
     elif do is Do.ATTACH:
-        from orchestrator import jobserver
+        from orchestrator.machines import jobserver
 
         _end_with_the_asker()
         return jobserver.follow(jobserver.newest(request["study"]))
@@ -71,7 +72,7 @@ def _obey(do: Do, request: dict[str, Any]) -> int:
     elif do is Do.PROBE:
         print(json.dumps(probe.probe(probe.Question.from_plain(request["question"]))))
     else:
-        from orchestrator import rayhost
+        from orchestrator.machines import rayhost
 
         print(json.dumps(rayhost.stop() if do is Do.STOP_RAY else rayhost.why_not_joined()))
     return 0
@@ -86,7 +87,7 @@ def _command(words: Sequence[str]) -> None:
 
 def _submit(request: dict[str, Any]) -> int:
     """Unpack the project that follows the request, submit it, and follow the job unless told to leave it."""
-    from orchestrator import jobserver
+    from orchestrator.machines import jobserver
 
     folder = user_cache() / "shipped" / uuid.uuid4().hex
     shipping.unpack(io.BufferedReader(_Following(request["bytes"])), folder)

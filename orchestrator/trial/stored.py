@@ -20,7 +20,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, overload
 
-from orchestrator.storage import Mirror
+from orchestrator.objectstore.storage import Mirror
 
 _ALIGN = 64
 _LENGTH = 8  # bytes of the last line's length, at the very end

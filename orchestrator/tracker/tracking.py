@@ -25,7 +25,7 @@ from orchestrator.errors import EnvironmentProblem
 from orchestrator.events import Event, StudyStarted
 from orchestrator.folder import Runs, StudyFolder
 from orchestrator.record import Record, TrialRecord
-from orchestrator.runview import STUDY, Status, Update, View, millis, note, trial_name
+from orchestrator.tracker.runview import STUDY, Status, Update, View, millis, note, trial_name
 from tasks import serving
 
 _CURSOR = "orchestrator.journal"  # on the study's run: the journal up to this byte has arrived

@@ -10,7 +10,7 @@ import json
 import os
 from pathlib import Path
 
-from orchestrator.storage import Mirror
+from orchestrator.objectstore.storage import Mirror
 
 PART_BYTES = 2_000_000
 

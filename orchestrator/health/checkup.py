@@ -15,13 +15,14 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator import ssh, yamlfile
-from orchestrator.checks_places import GCS_PORT, HEAD_PORTS
-from orchestrator.clusterfile import ClusterFile
+from orchestrator import yamlfile
 from orchestrator.errors import EnvironmentProblem, UserError
-from orchestrator.findings import Examined, Expected
 from orchestrator.folder import Runs
-from orchestrator.probe import Mark, Question, probe
+from orchestrator.health.checks_places import GCS_PORT, HEAD_PORTS
+from orchestrator.health.findings import Examined, Expected
+from orchestrator.health.probe import Mark, Question, probe
+from orchestrator.machines import ssh
+from orchestrator.machines.clusterfile import ClusterFile
 from orchestrator.registry import study_path
 from orchestrator.study import BUILTIN, NO_DATA
 from orchestrator.studyfile import load_study

@@ -14,10 +14,10 @@ from typing import Any, Protocol
 
 import joblib
 
-from orchestrator import stored
-from orchestrator.data import DataUrl, localized
 from orchestrator.errors import DataProblem, StorageProblem
-from orchestrator.storage import Mirror
+from orchestrator.objectstore.data import DataUrl, localized
+from orchestrator.objectstore.storage import Mirror
+from orchestrator.trial import stored
 from tasks.api import InputError
 
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from orchestrator.errors import DataProblem
-from orchestrator.locks import locked
-from orchestrator.storage import Entry, Mirror, cache_root, slug
+from orchestrator.objectstore.locks import locked
+from orchestrator.objectstore.storage import Entry, Mirror, cache_root, slug
 
 _PINNED = re.compile(r"(.+)#([0-9a-f]{16})")
 

@@ -21,12 +21,16 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from orchestrator import data, failures, gpu, registry
+from orchestrator import failures, registry
 from orchestrator.events import Event, TrialEnded
 from orchestrator.folder import TrialFolder
-from orchestrator.logs import log_to
+from orchestrator.objectstore import data
 from orchestrator.states import State
-from orchestrator.worker import Attempt, TrialContext, TrialSpec, describe, plain_metrics, seed_globals
+from orchestrator.trial import gpu
+from orchestrator.trial.context import TrialContext, plain_metrics
+from orchestrator.trial.logs import log_to
+from orchestrator.trial.spec import TrialSpec
+from orchestrator.trial.worker import Attempt, describe, seed_globals
 from tasks.api import InputError
 
 _PATIENCE_SECONDS = 1.0  # between two moments in which the trial can be stopped

@@ -15,15 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator import failures, stored
-from orchestrator.data import DataUrl
+from orchestrator import failures
 from orchestrator.errors import StorageProblem
 from orchestrator.events import Event, ItemsDone, MapStarted
-from orchestrator.jobs import Computed, Died, Executor, Failed, Job, digest_of
-from orchestrator.locks import locked
+from orchestrator.objectstore.data import DataUrl
+from orchestrator.objectstore.locks import locked
+from orchestrator.objectstore.storage import Mirror
 from orchestrator.record import MapRecord
-from orchestrator.storage import Mirror
-from orchestrator.stored import Place, StoredResults
+from orchestrator.trial import stored
+from orchestrator.trial.jobs import Computed, Died, Executor, Failed, Job, digest_of
+from orchestrator.trial.stored import Place, StoredResults
 from tasks.api import InputError
 
 _BATCH_SECONDS = 0.25

@@ -6,8 +6,8 @@ import shlex
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-from orchestrator.findings import Examined, Expected, Finding, Hosts, Level
-from orchestrator.trackercheck import Answer
+from orchestrator.health.findings import Examined, Expected, Finding, Hosts, Level
+from orchestrator.health.trackercheck import Answer
 
 GCS_PORT = 6379
 HEAD_PORTS = {GCS_PORT: "head", 8265: "dashboard and job server", 10001: "client server"}

@@ -21,7 +21,8 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from orchestrator import __version__, environment, gpus, procfs, trackercheck
+from orchestrator import __version__, environment
+from orchestrator.health import gpus, procfs, trackercheck
 
 Facts = dict[str, Any]
 _PATIENCE = 2.0

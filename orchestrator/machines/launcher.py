@@ -19,12 +19,12 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
-from orchestrator import ssh
-from orchestrator.clusterfile import LOCAL, ClusterFile
 from orchestrator.errors import EnvironmentProblem
 from orchestrator.folder import user_cache
-from orchestrator.headnode import HeadNode
-from orchestrator.remote import Do
+from orchestrator.machines import ssh
+from orchestrator.machines.clusterfile import LOCAL, ClusterFile
+from orchestrator.machines.headnode import HeadNode
+from orchestrator.machines.remote import Do
 
 TOKEN = Path("~/.ray/auth_token")
 _LOG, _LOG_LINES = "cluster-{}.log", 15

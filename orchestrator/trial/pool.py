@@ -15,11 +15,12 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from orchestrator import failures, gpu, registry  # noqa: F401 - the registry knows where tasks are
+from orchestrator import failures, registry  # noqa: F401 - the registry knows where tasks are
 from orchestrator.cluster import Sharing, nodes
-from orchestrator.jobs import Computed, Died, Failed, Job, compute
-from orchestrator.logs import log_to
 from orchestrator.plan import Node
+from orchestrator.trial import gpu
+from orchestrator.trial.jobs import Computed, Died, Failed, Job, compute
+from orchestrator.trial.logs import log_to
 from tasks.api import Resources
 
 _COUNT_SECONDS = 5.0  # how long the number of nodes is taken to be what it was

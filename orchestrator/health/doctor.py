@@ -10,8 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from orchestrator import checks_places, checks_software
-from orchestrator.findings import Expected, Finding, Hosts, Level
+from orchestrator.health import checks_places, checks_software
+from orchestrator.health.findings import Expected, Finding, Hosts, Level
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from orchestrator.errors import FolderBusy, StorageProblem
-from orchestrator.storage import Mirror
+from orchestrator.objectstore.storage import Mirror
 
 RENEW_SECONDS = 10.0
 STALE_SECONDS = 60.0

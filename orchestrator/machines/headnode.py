@@ -13,10 +13,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from orchestrator import shipping, ssh
-from orchestrator.clusterfile import ClusterFile
 from orchestrator.errors import EnvironmentProblem, Interrupted, UserError
-from orchestrator.remote import Do
+from orchestrator.machines import shipping, ssh
+from orchestrator.machines.clusterfile import ClusterFile
+from orchestrator.machines.remote import Do
 
 _UNREACHABLE = 255
 

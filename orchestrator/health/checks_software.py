@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from orchestrator.findings import Examined, Expected, Finding, Hosts, Level
+from orchestrator.health.findings import Examined, Expected, Finding, Hosts, Level
 
 _SKEW_WARNS, _SKEW_BREAKS = 2.0, 30.0  # seconds
 _ALIKE = ("ray", "orchestrator")  # other packages may differ, and then so do numbers
