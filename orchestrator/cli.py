@@ -6,24 +6,21 @@ Exit codes: 0 done, 1 the study failed, 2 what was typed or written is wrong, 3 
 from __future__ import annotations
 
 import errno
-import json
 import os
 import sys
-import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator import __version__, cli_cluster, registry, results, terminal
-from orchestrator.cli_cluster import elsewhere, submitted
+from orchestrator import __version__, cli_cluster, cli_look, registry, results, terminal
+from orchestrator.cli_cluster import AsJson, elsewhere, submitted
+from orchestrator.cli_look import Overrides, RunName, TrialId
 from orchestrator.control import Command, order
-from orchestrator.errors import EnvironmentProblem, Interrupted, OrchestratorError, StudyFailed, UnknownName, UserError
+from orchestrator.errors import Interrupted, OrchestratorError, StudyFailed, UserError
 from orchestrator.folder import Runs, StudyFolder
 from orchestrator.journal import is_written, load_record
 from orchestrator.plan import make_plan
-from orchestrator.record import Record
-from orchestrator.redaction import redacted
 from orchestrator.states import State
 from orchestrator.study import BUILTIN
 from orchestrator.studyfile import load_study
@@ -32,28 +29,11 @@ from orchestrator.trial import checkpoint
 if TYPE_CHECKING:
     from orchestrator.launch import Outcome
 
-_FOLLOW_SECONDS = 0.2
-
 app = typer.Typer(no_args_is_help=True, add_completion=True, rich_markup_mode=None, pretty_exceptions_enable=False)
 
-app.add_typer(cli_cluster.app, name="cluster")
-app.command()(cli_cluster.attach)
-
 StudyRef = Annotated[str, typer.Argument(metavar="STUDY", help="A shipped study's name, or a YAML file.")]
-RunName = Annotated[str, typer.Argument(metavar="STUDY", help="The name of a study that has run.")]
-TrialId = Annotated[str, typer.Argument(metavar="TRIAL", help="A trial's id, for example t0003.")]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="For example search.trials=8 data=PATH.")
-]
 AnyTrial = Annotated[str | None, typer.Argument(metavar="[TRIAL]", help="Without it the whole study is meant.")]
-AnyStudy = Annotated[str | None, typer.Argument(metavar="[STUDY]", help="A study whose needs to check, too.")]
-ClusterPath = Annotated[Path | None, typer.Option("--cluster", help="A cluster's file: its hosts are asked over SSH.")]
 RetryTrials = Annotated[list[str] | None, typer.Option("--retry", help="Try this trial, which has ended, again.")]
-Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on as the trial writes, until it ends.")]
-AllowedHosts = Annotated[
-    list[str] | None, typer.Option("--allowed-host", help="A name by which browsers may call it; may be repeated.")
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
 @app.command()
@@ -61,7 +41,7 @@ def tasks(as_json: AsJson = False) -> None:
     """List the tasks: what can be studied."""
     found = [registry.task(name) for name in registry.task_names()]
     rows = [{"task": t.name, "question": t.question, "metric": t.metric, "goal": t.goal} for t in found]
-    _list(rows, as_json)
+    terminal.print_list(rows, as_json)
 
 
 @app.command()
@@ -71,7 +51,7 @@ def studies(as_json: AsJson = False) -> None:
     for name in registry.study_names():
         study = load_study(name)
         rows.append({"study": name, "task": study.task, "question": study.question})
-    _list(rows, as_json)
+    terminal.print_list(rows, as_json)
 
 
 @app.command()
@@ -83,7 +63,7 @@ def plan(study: StudyRef, overrides: Overrides = None, as_json: AsJson = False) 
     planned = make_plan(asked, [local_node()])
     plain = planned.to_plain(*_earlier_run(runs, asked.name))
     if as_json:
-        return _json(plain)
+        return terminal.print_json(plain)
     estimate = plain["estimate"]
     terminal.say(f"{asked.name}: {asked.question}")
     terminal.say(f"{len(planned.trials)} trials, {planned.concurrent} at once ({estimate['waves']} waves)")
@@ -142,127 +122,9 @@ def demo() -> None:
     _run("dogs-demo", [])
 
 
-@app.command()
-@elsewhere
-def ps(as_json: AsJson = False) -> None:
-    """List the studies that have run or are running here."""
-    _close_dead(Runs.default())
-    rows = [results.summary(load_record(folder.journal), folder.name) for folder in Runs.default().studies()]
-    if as_json:
-        return _json(rows)
-    for row in rows:
-        row["started"] = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["started"]))
-    _list(rows, False)
-
-
-@app.command()
-@elsewhere
-def show(study: RunName, as_json: AsJson = False) -> None:
-    """Show a study and each of its trials."""
-    folder, record = _record(study)
-    if as_json:
-        from orchestrator.tracker import tracking
-
-        return _json(results.show(record, folder.name, tracking.run_ids(record, Runs.default())))
-    terminal.say(f"{folder.name}: {record.study['question']}")
-    terminal.say(f"{record.state}" + (f" ({record.reason})" if record.reason else ""))
-    terminal.print_trials(record)
-    terminal.print_verdict(record)
-
-
-@app.command()
-@elsewhere
-def logs(study: RunName, trial: TrialId, follow: Follow = False) -> None:
-    """Print what a trial wrote."""
-    folder, record = _record(study)
-    if trial not in record.trials:
-        raise UnknownName("trial", trial, record.trials, f"study '{study}'")
-    log = folder.trial(trial).log
-    folder.obtain(log)
-    offset = _print_from(log, 0)
-    while follow and is_written(folder.journal) and not record.trials[trial].state.is_over:
-        time.sleep(_FOLLOW_SECONDS)
-        folder.obtain_journal()
-        folder.obtain(log)
-        record = load_record(folder.journal)
-        offset = _print_from(log, offset)
-    if error := record.trials[trial].traceback:
-        sys.stdout.write(error)
-
-
-@app.command()
-@elsewhere
-def leaderboard(study: RunName, as_json: AsJson = False) -> None:
-    """Rank a study's trials, best first."""
-    _, record = _record(study)
-    if as_json:
-        return _json([entry.to_plain() for entry in results.leaderboard(record)])
-    terminal.print_leaderboard(record)
-    terminal.print_verdict(record)
-
-
-@app.command()
-@elsewhere
-def report(study: RunName) -> None:
-    """Write a study's HTML page anew and say where it is."""
-    from orchestrator.report import write_report
-
-    folder, record = _record(study)
-    write_report(record, folder)
-    folder.publish(folder.report)
-    terminal.say(str(folder.report))
-
-
-@app.command()
-@elsewhere
-def track(study: RunName) -> None:
-    """Bring MLflow up to date with a study's journal; on a complete one it changes nothing."""
-    from orchestrator import launch
-    from orchestrator.tracker import follower, tracking
-
-    folder, record = _record(study)
-    if is_written(folder.journal):
-        raise UserError(f"'{study}' is running: its own process keeps MLflow up to date")
-    launch.close_dead(folder)
-    follower.track(folder, Runs.default())
-    where = redacted(tracking.tracker_uri(Runs.default(), record.study))
-    terminal.say(f"{folder.name}: {len(record.trials)} trials are in {where}")
-
-
-@app.command()
-def ui(
-    port: Annotated[int, typer.Option(min=1, max=65535, help="The port it listens at.")] = 5000,
-    host: Annotated[str, typer.Option(help="The address it listens at; others than this machine's own log in.")] = (
-        "127.0.0.1"
-    ),
-    allowed_host: AllowedHosts = None,
-    login: Annotated[bool, typer.Option("--login/--no-login", help="Ask for a password on a network address.")] = True,
-) -> None:
-    """Start the MLflow UI on this folder's runs: for this machine, or with --host and a password for others."""
-    from orchestrator.tracker.server import make_server
-
-    server = make_server(Runs.default(), host, port, allowed_host or (), login)
-    for line in server.words:
-        terminal.say(line)
-    server.start()
-
-
-@app.command()
-def doctor(
-    study: AnyStudy = None, overrides: Overrides = None, cluster: ClusterPath = None, as_json: AsJson = False
-) -> None:
-    """Look for what would break a run: here, on every node of RAY_ADDRESS, or on the hosts of a cluster's file."""
-    from orchestrator.health import checkup
-    from orchestrator.health import doctor as judge
-    from orchestrator.machines import clusterfile
-
-    asked = checkup.Asked.of(study, overrides or []) if study else checkup.Asked()
-    hosts, expected = checkup.examine(asked, Runs.default(), clusterfile.load(cluster) if cluster else None)
-    found = judge.findings(hosts, expected)
-    _json(judge.to_plain(hosts, found)) if as_json else terminal.print_findings(found)
-    if breaking := judge.count_breaking(found):
-        things = f"{breaking} thing{'s' if breaking > 1 else ''}"
-        raise EnvironmentProblem(f"{things} would break a run", "type what stands below each, then doctor again")
+app.add_typer(cli_look.app)
+app.add_typer(cli_cluster.app, name="cluster")
+app.command()(cli_cluster.attach)
 
 
 @app.command()
@@ -319,38 +181,6 @@ def _running(name: str, otherwise: str | None = None) -> StudyFolder:
     return folder
 
 
-def _close_dead(runs: Runs) -> None:
-    """Studies whose process died are STOPPED, here and in MLflow."""
-    for folder in runs.studies():
-        record = load_record(folder.journal)
-        if record.state is State.STOPPED and record.ended is None:
-            from orchestrator import launch
-            from orchestrator.tracker import follower
-
-            try:
-                if launch.close_dead(folder):
-                    follower.track(folder, runs)
-            except EnvironmentProblem as error:
-                terminal.complain(f"{folder.name}: {error}", f"close its runs later: orchestrator track {folder.name}")
-
-
-def _print_from(path: Path, offset: int) -> int:
-    """Print a file from a byte offset on; returns where it ended."""
-    if not path.exists():
-        return offset
-    with path.open("rb") as file:
-        file.seek(offset)
-        written = file.read()
-    sys.stdout.write(written.decode("utf-8", errors="replace"))
-    sys.stdout.flush()
-    return offset + len(written)
-
-
-def _record(name: str) -> tuple[StudyFolder, Record]:
-    folder = Runs.default().study(name)
-    return folder, load_record(folder.journal)
-
-
 def _earlier_run(runs: Runs, name: str) -> tuple[float | None, int | None]:
     """Seconds a trial took and bytes of its checkpoint, in the newest run of this study that has finished trials."""
     for folder in reversed(runs.studies()):
@@ -359,28 +189,6 @@ def _earlier_run(runs: Runs, name: str) -> tuple[float | None, int | None]:
             largest = max(checkpoint.largest(folder.trial(trial).checkpoint) for trial in record.trials)
             return seconds, largest or None
     return None, None
-
-
-def _list(rows: list[dict[str, Any]], as_json: bool) -> None:
-    if as_json:
-        _json(rows)
-    elif rows:
-        terminal.print_table(list(rows[0]), [list(row.values()) for row in rows])
-    else:
-        terminal.say("there are none yet; try: orchestrator demo")
-
-
-def _json(value: Any) -> None:
-    print(json.dumps(_finite(value), indent=2, ensure_ascii=False))
-
-
-def _finite(value: Any) -> Any:
-    """NaN and infinities as null, which JSON has no words for."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and value - value != 0 else value
 
 
 def _shorter(path: Path) -> Path:

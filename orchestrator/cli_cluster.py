@@ -37,7 +37,7 @@ def elsewhere(command: Callable[..., None]) -> Callable[..., None]:
     def here_or_there(*args: Any, cluster: Path | None = None, **named: Any) -> None:
         if cluster is None:
             return command(*args, **named)
-        _end(_head(cluster).command(_words()))
+        _end(head_of(cluster).command(_words()))
 
     return _with_options(here_or_there, command, cluster=ClusterOption)
 
@@ -126,13 +126,13 @@ def attach(
     cluster: Annotated[Path, typer.Option("--cluster", metavar="FILE", envvar="ORCHESTRATOR_CLUSTER")] = DEFAULT,
 ) -> None:
     """Follow a study that runs on a cluster, from its first line on, to its verdict."""
-    _end(_head(cluster).attach(study))
+    _end(head_of(cluster).attach(study))
 
 
 def _submit_new(cluster: Path, ref: str, overrides: Sequence[str], detach: bool, ship: bool) -> int:
     """Whatever is wrong with the study is said here, but for its data, which is there."""
     asked = load_study(ref, [*overrides, "data=builtin"])
-    file, head, words = registry.study_path(ref), _head(cluster), list(overrides)
+    file, head, words = registry.study_path(ref), head_of(cluster), list(overrides)
     if ship:
         folder = load_study(ref, overrides).data
         if folder is None:
@@ -147,11 +147,12 @@ def _submit_new(cluster: Path, ref: str, overrides: Sequence[str], detach: bool,
 def _submit_again(cluster: Path, name: str, overrides: Sequence[str], detach: bool, ship: bool) -> int:
     if ship:
         raise UserError("a study goes on with the data that it began with", "leave --ship-data out")
-    status: int = _head(cluster).submit(_words(), name, None, detach)
+    status: int = head_of(cluster).submit(_words(), name, None, detach)
     return status
 
 
-def _head(cluster: Path) -> Any:
+def head_of(cluster: Path) -> Any:
+    """The head of the cluster that a file describes."""
     from orchestrator.machines import launcher
 
     return launcher.head(_load(cluster))

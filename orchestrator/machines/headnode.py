@@ -27,9 +27,12 @@ class HeadNode:
     def __init__(self, cluster: ClusterFile, head: ssh.Host) -> None:
         self._cluster, self._head = cluster, head
 
-    def command(self, words: Sequence[str], **environment: str) -> int:
-        """Run ``orchestrator WORDS`` there, its output here; returns its exit code. Ends it when this ends."""
-        return self._attached({"do": Do.COMMAND, "words": list(words), "attached": True}, environment)
+    def command(self, words: Sequence[str], forward: int | None = None) -> int:
+        """Run ``orchestrator WORDS`` there, its output here; returns its exit code. Ends it when this ends.
+
+        ``forward`` is a port of its 127.0.0.1 that is to be the same port here.
+        """
+        return self._attached({"do": Do.COMMAND, "words": list(words), "attached": True}, forward=forward)
 
     def ask(self, words: Sequence[str], **environment: str) -> Any:
         """What ``orchestrator WORDS`` prints as JSON there."""
@@ -59,7 +62,7 @@ class HeadNode:
         if not known["there"]:
             with tempfile.TemporaryFile() as archive:
                 shipping.pack_data(folder, archive)
-                status = self._attached({"do": Do.TAKE_DATA, "name": name}, {}, archive)
+                status = self._attached({"do": Do.TAKE_DATA, "name": name}, archive)
             if status:
                 raise EnvironmentProblem(f"{folder} did not arrive on {self._head}: see above")
         return str(known["path"])
@@ -67,7 +70,7 @@ class HeadNode:
     def _following(self, request: Mapping[str, Any], study: str, archive: IO[bytes] | None) -> int:
         again = f"follow it: orchestrator attach {study} --cluster {self._cluster.path}"
         try:
-            return self._attached(request, {}, archive)
+            return self._attached(request, archive)
         except KeyboardInterrupt:
             stop = f"stop it: orchestrator stop {study} --cluster {self._cluster.path}"
             raise Interrupted(f"'{study}' goes on on {self._cluster.name}", f"{again}; {stop}") from None
@@ -75,16 +78,16 @@ class HeadNode:
             raise EnvironmentProblem(f"{error}; what was submitted goes on there", again) from error
 
     def _attached(
-        self, request: Mapping[str, Any], environment: Mapping[str, str], archive: IO[bytes] | None = None
+        self, request: Mapping[str, Any], archive: IO[bytes] | None = None, forward: int | None = None
     ) -> int:
         if archive is not None:
             request = {**request, "bytes": archive.tell()}
             archive.seek(0)
-        process = ssh.attach(self._head, self._cluster.command)
+        process = ssh.attach(self._head, self._cluster.command, forward)
         assert process.stdin is not None
         try:
             with contextlib.suppress(BrokenPipeError):  # it ended early: its exit code says how
-                process.stdin.write(self._line(request, environment))
+                process.stdin.write(self._line(request, {}))
                 if archive is not None:
                     shutil.copyfileobj(archive, process.stdin)
                 process.stdin.flush()  # and left open: that it closes tells the other side that this process has gone

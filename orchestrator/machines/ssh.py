@@ -54,12 +54,15 @@ def ask(host: Host, command: str, said: bytes = b"", timeout: float = 60.0) -> A
     return Answer(done.returncode, done.stdout.decode(errors="replace"), done.stderr.decode(errors="replace"))
 
 
-def attach(host: Host, command: str) -> subprocess.Popen[bytes]:
-    """Start a fixed command there whose output is this process's; write to its ``stdin`` and wait for it."""
-    return subprocess.Popen(_words(host, command), stdin=subprocess.PIPE)
+def attach(host: Host, command: str, forward: int | None = None) -> subprocess.Popen[bytes]:
+    """Start a fixed command there whose output is this process's; write to its ``stdin`` and wait for it.
+
+    ``forward`` is a port of its 127.0.0.1 that is to be the same port of this machine's.
+    """
+    return subprocess.Popen(_words(host, command, forward), stdin=subprocess.PIPE)
 
 
-def _words(host: Host, command: str) -> list[str]:
+def _words(host: Host, command: str, forward: int | None = None) -> list[str]:
     """``BatchMode``: a question for a password would hang a program. A host's key is taken on trust the first time."""
     options = {
         "BatchMode": "yes",
@@ -71,6 +74,8 @@ def _words(host: Host, command: str) -> list[str]:
         "LogLevel": "ERROR",
     }
     words = ["ssh", *(word for name, value in options.items() for word in ("-o", f"{name}={value}"))]
+    if forward is not None:
+        words += ["-o", "ExitOnForwardFailure=yes", "-L", f"127.0.0.1:{forward}:127.0.0.1:{forward}"]
     if host.key is not None:
         words += ["-i", str(host.key), "-o", "IdentitiesOnly=yes"]
     if host.proxy is not None:
