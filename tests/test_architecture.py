@@ -12,12 +12,12 @@ MACHINERY = {"ray", "mlflow", "yaml", "orchestrator", "typer", "rich", "optuna"}
 # Each outside system has one room, the module that imports it; Ray has five: its cluster, its job server, its trials,
 # the other processes of one trial, its tasks.
 ROOMS = {
-    "ray": {"cluster", "jobserver", "trials", "ranks", "pool"},
-    "mlflow": {"tracking"},
+    "ray": {"cluster", "trials", "machines.jobserver", "trial.ranks", "trial.pool"},
+    "mlflow": {"tracker.tracking"},
     "yaml": {"yamlfile"},
     "rich": {"terminal"},
-    "typer": {"cli", "cli_cluster"},
-    "fsspec": {"storage"},
+    "typer": {"cli", "cli_cluster", "cli_look"},
+    "fsspec": {"objectstore.storage"},
     "optuna": {"search"},
 }
 
