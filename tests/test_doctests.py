@@ -29,6 +29,7 @@ def modules_of(package) -> list[str]:
         "orchestrator.study",
         "orchestrator.studyfile",
         "orchestrator.finalists",
+        "orchestrator.redaction",
     ],
 )
 def test_examples(module):
