@@ -36,8 +36,11 @@ from ray import tune
 from ray.air.execution._internal.actor_manager import RayActorManager
 from ray.exceptions import OutOfMemoryError, RayActorError
 from ray.tune import schedulers, search, stopper
+from ray.tune.execution import class_cache
 from ray.tune.experiment import Trial
 
+# Tune hands these on to its workers, and Ray's agent on each node writes down in its log what it was handed.
+class_cache.ENV_VARS_TO_PROPAGATE = {name for name in class_cache.ENV_VARS_TO_PROPAGATE if not name.startswith("AWS_")}
 _COLOURS = re.compile(r"\x1b\[\d+m")
 _STOP_PATIENCE_SECONDS = 2.0
 _HEARTBEAT_SECONDS = 1.0

@@ -31,6 +31,7 @@ def modules_of(package) -> list[str]:
         "orchestrator.finalists",
         "orchestrator.health.gpus",
         "orchestrator.health.trackercheck",
+        "orchestrator.redaction",
     ],
 )
 def test_examples(module):

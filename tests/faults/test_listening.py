@@ -287,7 +287,7 @@ def test_nobody_joins_a_running_study_without_the_token(tmp_path, ray_folder):
             done = other(code, **stranger)
             assert done.returncode != 0
             assert "NODES" not in done.stdout
-        done = other(code, HOME=str(home))
+        done = other(code, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN_PATH=str(home / ".ray" / "auth_token"))
         assert process.poll() is None
         assert "NODES 1" in done.stdout, done.stderr
         assert stat.S_IMODE((home / ".ray").stat().st_mode) == 0o700
