@@ -61,7 +61,7 @@ class Cloud(Bench):
         return found
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def endpoint():
     with s3("bucket") as endpoint:
         yield endpoint
@@ -152,8 +152,8 @@ def test_damaged_and_missing_objects(endpoint, undisturbed, tmp_path, monkeypatc
     process = bench.start("run", str(bench.file))
     assert bench.until(lambda: bench.events() >= 25, process)
     kill(process)
-    saved = [path for path in bench.mirror.listing(bench.folder.root / "trials") if path.suffix == ".safetensors"]
     bench.wipe()
+    saved = [path for path in bench.mirror.listing(bench.folder.root / "trials") if path.suffix == ".safetensors"]
     assert saved
     for path in saved[1::2]:
         bench.mirror.write(path, b"damaged")
