@@ -53,6 +53,7 @@ _LOOK_SECONDS = 0.2
 _TELL_SECONDS = 1.0
 _STALE_SECONDS = 10.0
 _GIVE_WAY_SECONDS = 5.0
+_NOTHING: Amount = MappingProxyType({})
 _LEDGER = "orchestrator-shares"  # a namespace of Ray's internal store
 
 
@@ -217,17 +218,25 @@ class Sharing:
         self._strangers: dict[str, float] = {}  # a group of theirs that waits → when it was first seen
         self._for_gpus: set[str] = set()  # the groups that wait for a GPU, anybody's
         self._free: dict[str, float] = {}
+        self._works: tuple[float, Amount] = time.monotonic(), {}
+        self._worked: Amount = {}
+        self._tasks_worked: dict[str, Amount] = {}  # what studies' remote tasks have done, by job
         self._places = 0
         self._alone, self.gpus_awaited = True, False
         self._looked = self._told = -math.inf
+        self._compared = 0.0
 
-    def tell(self, need: Amount | None, flying: Amount = MappingProxyType({}), used: Amount | None = None) -> None:
+    def tell(
+        self, need: Amount | None, flying: Amount = MappingProxyType({}), works: Amount = MappingProxyType({})
+    ) -> None:
         """Say what the next thing to start needs, None for nothing, and what is asked for by remote tasks under way.
 
-        ``used`` is what trials work with, of the places that they have. To be called often, also when nothing changed.
+        ``works`` is what trials work with, of the places that they have. To be called often, also when nothing changed.
         """
         now = time.monotonic()
-        line = {"priority": self._priority, "need": need, "flying": dict(flying), "used": used}
+        self._worked = _sum([self._worked, _times(self._works[1], now - self._works[0])])
+        self._works = now, works
+        line = {"priority": self._priority, "need": need, "flying": dict(flying), "worked": self._worked}
         if now - self._told > _TELL_SECONDS or (self._line["need"] is None) != (need is None):
             self._told, self._line = now, line
             _internal_kv_put(self._key, json.dumps({**line, "at": time.time()}), namespace=_LEDGER)
@@ -300,6 +309,8 @@ class Sharing:
         groups: Sequence[tuple[str, Amount]],
         waiting: Mapping[str, Amount],
     ) -> None:
+        elapsed = now - self._compared if self._compared else 0.0
+        self._compared = now
         total, self._free = _sum([ray.cluster_resources()]), _sum([ray.available_resources()])
         grouped = _sum(amount for _, amount in groups)
         loose = {r: max(0.0, total[r] - self._free[r] - grouped[r]) for r in total}  # held by remote tasks
@@ -309,10 +320,11 @@ class Sharing:
         for job, of in lines.items():
             of_loose = {r: loose[r] * tasks[job][r] / asked[r] for r in total if asked[r]}
             held = _sum([*(amount for owner, amount in groups if owner == job), of_loose])
-            used = _sum([*(line["used"] for line in of if line["used"]), of_loose])
+            self._tasks_worked[job] = _sum([self._tasks_worked.get(job, {}), _times(of_loose, elapsed)])
+            worked = _sum([*(line["worked"] for line in of), self._tasks_worked[job]])
             needs = [line["need"] for line in of if line["need"]]
             need = waiting.get(job) or (needs[0] if needs else None)
-            claims[job] = Claim(held, need, max(line["priority"] for line in of), used)
+            claims[job] = Claim(held, need, max(line["priority"] for line in of), worked)
         own = claims.pop(self._job, Claim())
         self._turns.look(now, own, claims, total, self._free)
 
@@ -338,3 +350,7 @@ class Sharing:
 def _sum(amounts: Iterable[Amount]) -> dict[str, float]:
     amounts = list(amounts)
     return {resource: sum(amount.get(resource, 0.0) for amount in amounts) for resource in ("CPU", "GPU")}
+
+
+def _times(amount: Amount, factor: float) -> Amount:
+    return {resource: factor * n for resource, n in amount.items()}

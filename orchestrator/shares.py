@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 Amount = Mapping[str, float]  # of "CPU" and "GPU"
 
-_UNTAKEN_SECONDS = 5.0  # a place that was left to somebody for so long is not for him
+_UNTAKEN_SECONDS = 10.0  # a place that was left to somebody for so long is not for him; Tune takes seconds to start
 _MEMORY_SECONDS = 20.0  # so long ahead by a share counts as much as being ahead by this share now
 _TIE = 1.0 / _MEMORY_SECONDS  # studies that are this close do not change places
 
@@ -22,13 +22,14 @@ _TIE = 1.0 / _MEMORY_SECONDS  # studies that are this close do not change places
 class Claim:
     """What a study holds, and what the next thing that it would start needs: None while it wants no more.
 
-    ``used`` is what it works with of that: a place is held also while a worker starts in it, which is nobody's gain.
+    ``worked`` is for how many seconds it has worked with that, in all: a place is held also while a worker starts in
+    it, which is nobody's gain.
     """
 
     held: Amount = field(default_factory=dict)
     need: Amount | None = None
     priority: int = 0
-    used: Amount = field(default_factory=dict)
+    worked: Amount = field(default_factory=dict)
 
 
 class Turns:
@@ -38,21 +39,25 @@ class Turns:
         self._own, self._others = Claim(), dict[str, Claim]()
         self._total: Amount = {}
         self._free: Amount = {}
-        self._now = math.nan
+        self._now = 0.0
         self._has_begun = False
         self._ahead: dict[str, float] = {}  # in share-seconds, since both began, while who was behind wanted more
         self._offered: dict[str, tuple[float, Amount]] = {}  # could begin: since when, and what it held then
 
     def look(self, now: float, own: Claim, others: Mapping[str, Claim], total: Amount, free: Amount) -> None:
         """Take notice of what everybody holds ``now`` (seconds of a clock that does not jump)."""
-        elapsed = 0.0 if math.isnan(self._now) else now - self._now
-        self._has_begun |= any(own.used.values())
-        begun = [name for name, other in others.items() if self._has_begun and any(other.used.values())]
+        self._total = total
+        self._has_begun |= any(own.worked.values())
+        begun = [name for name, other in others.items() if self._has_begun and any(other.worked.values())]
         self._ahead = {
             **dict.fromkeys(begun, 0.0),
-            **{name: ahead + self._lead(name) * elapsed for name, ahead in self._ahead.items() if name in others},
+            **{
+                name: ahead + self._gain(own, self._others[name], others[name])
+                for name, ahead in self._ahead.items()
+                if name in others
+            },
         }
-        self._own, self._others, self._total, self._free, self._now = own, dict(others), total, free, now
+        self._own, self._others, self._free, self._now = own, dict(others), free, now
         could = {name: o.held for name, o in others.items() if o.need is not None and _within(o.need, free)}
         before = self._offered
         self._offered = {
@@ -98,11 +103,13 @@ class Turns:
         times = min((int(self._free.get(r, 0) / n + 1e-9) for r, n in need.items() if n), default=1)
         return self._share(held, {r: n * max(1, times) for r, n in need.items()})
 
-    def _lead(self, name: str) -> float:
-        """How much more is used here than by another who wants more; below 0 what it is ahead while this one waits."""
-        other = self._others[name]
-        lead = self._share(self._own.used) - self._share(other.used)
-        return lead if (other if lead > 0 else self._own).need is not None else 0.0
+    def _gain(self, own: Claim, before: Claim, after: Claim) -> float:
+        """By how many share-seconds this study got ahead of another since the last look, if whoever fell behind waited.
+
+        Below 0 where the other got ahead.
+        """
+        gain = self._share(_since(self._own, own)) - self._share(_since(before, after))
+        return gain if (before if gain > 0 else self._own).need is not None else 0.0
 
     def _share(self, *amounts: Amount) -> float:
         return max((sum(a.get(r, 0) for a in amounts) / n for r, n in self._total.items() if n), default=0.0)
@@ -110,3 +117,7 @@ class Turns:
 
 def _within(need: Amount, *amounts: Amount) -> bool:
     return all(sum(a.get(resource, 0) for a in amounts) >= n - 1e-9 for resource, n in need.items())
+
+
+def _since(before: Claim, after: Claim) -> Amount:
+    return {resource: n - before.worked.get(resource, 0) for resource, n in after.worked.items()}

@@ -113,8 +113,8 @@ class _Places:
     def tell(self) -> None:
         """To be called often: what others know of this study."""
         _, working, wants_more = self._driver.load
-        used = {resource: working * n for resource, n in self._need.items()}
-        self._sharing.tell(self._need if self._need and wants_more else None, used=used)
+        works = {resource: working * n for resource, n in self._need.items()}
+        self._sharing.tell(self._need if self._need and wants_more else None, works=works)
 
     def may_begin(self) -> bool:
         """Whether it is this study's turn to begin one more attempt, and there is a place for it."""

@@ -17,8 +17,9 @@ def turns(own, others, free=0, total=4, seconds=0.0):
     return seen
 
 
-def cpus(held, need=None, priority=0):
-    return Claim({"CPU": held}, None if need is None else {"CPU": need}, priority, {"CPU": held})
+def cpus(held, need=None, priority=0, worked=None):
+    worked = {"CPU": held if worked is None else worked}
+    return Claim({"CPU": held}, None if need is None else {"CPU": need}, priority, worked)
 
 
 def test_a_place_goes_to_whoever_has_less_with_it():
@@ -35,7 +36,7 @@ def test_a_place_goes_to_whoever_has_less_with_it():
 def test_a_share_is_of_the_scarcer_kind(held, gives):
     """The other would hold one of two cards, and only one of 16 processors."""
     seen = Turns()
-    other = Claim({}, {"CPU": 1, "GPU": 1}, used={"CPU": 1})  # it has begun
+    other = Claim({}, {"CPU": 1, "GPU": 1}, worked={"CPU": 1})  # it has begun
     seen.look(0, cpus(held, 1), {"b": other}, {"CPU": 16, "GPU": 2}, {"CPU": 0, "GPU": 1})
     assert seen.gives_way(NEED, idle=1) == gives
 
@@ -66,17 +67,20 @@ def test_priority_goes_before_any_share():
 
 
 def test_who_has_had_more_since_both_began_gives_way_although_the_other_would_hold_as_much():
-    def gives(own_seconds, other_seconds):
-        view, now = Turns(), 0.0
-        for own, other, seconds in [(1, 0, own_seconds), (0, 1, other_seconds), (1, 0, 10.0), (0, 1, 10.0)]:
-            view.look(now, cpus(own, 1), {"b": cpus(other, 1)}, {"CPU": 1}, {"CPU": 0})
-            now += seconds
-        view.look(now, cpus(1, 1), {"b": cpus(0, 1)}, {"CPU": 1}, {"CPU": 0})
+    def gives(*spells):
+        """After spells of work on the one place: this study's, then the other's, and so on."""
+        view, worked = Turns(), [0.0, 0.0]
+        for turn, seconds in enumerate((*spells, 0.0)):
+            held = (1, 0) if turn % 2 == 0 else (0, 1)
+            own, other = (cpus(h, 1, worked=w) for h, w in zip(held, worked, strict=True))
+            view.look(0, own, {"b": other}, {"CPU": 1}, {"CPU": 0})
+            worked[turn % 2] += seconds
         return view.gives_way(NEED, idle=1)
 
-    assert not gives(0.0, 10.0)
     assert not gives(50.0, 10.0), "what it waited for its first place is not made good"
-    assert not gives(0.0, 0.0)
+    assert gives(1.0, 1.0, 5.0, 0.0)
+    assert not gives(1.0, 1.0, 5.0, 5.0)
+    assert not gives(1.0, 1.0, 0.5, 0.0), "not after so short a lead"
 
 
 def test_a_newcomers_first_place_comes_first():
@@ -98,10 +102,10 @@ def test_nobody_waits_for_one_who_gains_nothing_by_it():
 
 def test_a_place_that_is_not_taken_is_not_left_free_for_long():
     own, other, seen = cpus(2, 1), cpus(0, 2), Turns()
-    for now in range(5):
+    for now in range(10):
         seen.look(now, own, {"b": other}, {"CPU": 4}, {"CPU": 2})
         assert seen.gives_way(NEED)
-    seen.look(6, own, {"b": other}, {"CPU": 4}, {"CPU": 2})
+    seen.look(11, own, {"b": other}, {"CPU": 4}, {"CPU": 2})
     assert not seen.gives_way(NEED)
     seen.look(60, own, {"b": other}, {"CPU": 4}, {"CPU": 2})
     assert not seen.gives_way(NEED), "nor a second time"
@@ -117,8 +121,8 @@ def test_shares_are_equal_in_the_end(slots, sizes, seconds):
         pytest.skip("one of them does not fit")
     held, idle = simulated(slots, sizes, seconds, until=1000)
     assert abs(held[0] - held[1]) < 0.15 * max(held), held
-    # Where both can run side by side nothing is left free; a larger one's place must be drained each time.
-    assert idle < (0.05 if sizes[0] == sizes[1] else 0.4) * slots * 1000
+    # A place that changes hands is free for a moment here; for a larger trial several must be drained each time.
+    assert idle < (0.15 if sizes[0] == sizes[1] else 0.4) * slots * 1000
 
 
 def simulated(slots, sizes, seconds, until):
@@ -130,12 +134,12 @@ def simulated(slots, sizes, seconds, until):
             ended = [end for end in ends[me] if end <= now]
             for _ in range(len(ended) + slots):  # each place that it has, then each that is free
                 claims = [
-                    cpus(size * len(at), size if size * (len(at) + 1) <= slots else None)
-                    for size, at in zip(sizes, ends, strict=True)
+                    cpus(size * len(at), size if size * (len(at) + 1) <= slots else None, worked=had)
+                    for size, at, had in zip(sizes, ends, used, strict=True)
                 ]
                 over = [end for end in ends[me] if end <= now]
                 if over:
-                    claims[me] = cpus(claims[me].held["CPU"], sizes[me])
+                    claims[me] = cpus(claims[me].held["CPU"], sizes[me], worked=used[me])
                 free = slots - sum(claim.held["CPU"] for claim in claims)
                 views[me].look(now, claims[me], {"other": claims[1 - me]}, {"CPU": slots}, {"CPU": free})
                 if over:
