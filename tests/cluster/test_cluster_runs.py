@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 import time
+from pathlib import Path
 
 import hosts
 import pytest
@@ -93,22 +95,50 @@ def test_a_dead_driver_is_resumed(laboratory):
     assert all(record.trials[id].steps >= steps for id, steps in before.items())
 
 
+def test_a_wrong_token_and_another_torch_are_found(laboratory):
+    """A host with another token is not let in; the status and the doctor name it, and the version that differs."""
+    lab, python = laboratory.lab, "orchestrator/.venv/bin/python"
+    stranger, older = lab.hosts[1:]
+    token = stranger.home / ".ray" / "auth_token"
+    assert stranger.run("orchestrator/.venv/bin/ray", "stop", "--force").returncode == 0
+    token.write_text("0" * 64)
+    with pytest.raises(AssertionError, match=r"(?i)auth"):
+        laboratory.join(stranger)
+    where = "import importlib.metadata as m; print(next(p.locate() for p in m.files('torch') if p.name == 'METADATA'))"
+    metadata = Path(older.run(python, "-c", where).stdout.strip())
+    older.overlay_file(metadata, re.sub(r"(?m)^Version: .*$", "Version: 2.0.0", metadata.read_text(), count=1))
+    try:
+        status = json.loads(laboratory.call("cluster", "status", str(laboratory.file), "--json"))
+        absent = {host["address"]: host["reason"] for host in status["hosts"] if host["presence"] != "joined"}
+        assert list(absent) == [stranger.address]
+        assert absent[stranger.address]
+        said = json.loads(laboratory.call("doctor", "--json", expect=3).partition("\nerror:")[0])
+        found = {(finding["host"], finding["level"]): finding for finding in said["findings"]}
+        assert "token" in found[stranger.address, "breaks"]["what"]
+        assert found[stranger.address, "breaks"]["fix"]
+        assert "torch 2.0.0" in found[older.address, "warns"]["what"]
+        assert lab.token not in json.dumps(said)
+    finally:
+        older.reveal(metadata)
+        token.write_text(lab.token)
+    laboratory.join(stranger)
+    status = json.loads(laboratory.call("cluster", "status", str(laboratory.file), "--json"))
+    assert {host["presence"] for host in status["hosts"]} == {"joined"}
+
+
 def test_data_that_a_host_does_not_see_is_refused_and_can_be_shipped(laboratory):
-    photos = laboratory.lab.root / "notes"
-    photos.mkdir()
-    (photos / "a.txt").write_text("x")
-    blind = laboratory.lab.hosts[2]
-    blind.hide(photos)
-    file = laboratory.study("blind", data=str(photos), params={"pace": 0.0})
-    (photos / "b.txt").write_text("y")
-    blind.run("rmdir", str(photos))
-    said = laboratory.call("run", file.replace("blind", "blind"), expect=3)
-    assert blind.address in said
-    assert "does not see data=" in said
+    shelf, blind = laboratory.lab.root / "shelf", laboratory.lab.hosts[2]
+    notes = shelf / "notes"
+    notes.mkdir(parents=True)
+    (notes / "a.txt").write_text("x")
+    blind.hide(shelf)
+    file = laboratory.study("blind", data=str(notes), params={"pace": 0.0})
+    said = laboratory.call("run", file, expect=3)
+    assert f"node {blind.address} does not see data={notes}" in said
     assert not laboratory.folder("blind").journal.exists()
     laboratory.call("run", file, "--ship-data")
     assert {trial.state for trial in laboratory.check("blind").trials.values()} == {State.FINISHED}
-    blind.reveal(photos)
+    blind.reveal(shelf)
 
 
 def test_a_cut_cable_that_heals_leaves_no_duplicate(laboratory):

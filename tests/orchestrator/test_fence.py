@@ -52,6 +52,12 @@ def test_who_reads_the_number_while_it_is_written_sees_the_old_or_the_new(tmp_pa
     assert (tmp_path / "attempt").stat().st_ino == file
 
 
+@pytest.fixture(autouse=True)
+def one_trial(monkeypatch):
+    """The attempts here differ in a parameter, the gate that they wait at, and are of one trial all the same."""
+    monkeypatch.setattr("orchestrator.objectstore.trialfiles.identity", lambda seed, params: "one")
+
+
 def attempt_at(root: Path, number: int, gate: Path, steps: int = 6) -> Attempt:
     """An attempt at one trial, which waits before step 2 until there is a file ``gate``."""
     params = {**WALK, "steps": steps, "wait_for": str(gate)}

@@ -63,6 +63,11 @@ def test_what_a_user_wrote_is_no_word_of_a_shell(head, fake_ssh, tmp_path, capfd
     assert nasty in capfd.readouterr().err
 
 
+def test_a_port_there_becomes_a_port_here(head, fake_ssh):
+    assert head.command(["version"], forward=5001) == 0
+    assert "127.0.0.1:5001:127.0.0.1:5001" in Path(f"{fake_ssh}.words").read_text().splitlines()
+
+
 def test_it_can_be_asked(head):
     assert head.ask(["ps", "--json"]) == []
 
