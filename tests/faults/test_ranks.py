@@ -13,6 +13,8 @@ from running import Bench, left_behind
 from orchestrator.folder import Runs
 from orchestrator.states import State
 
+pytestmark = pytest.mark.faults
+
 SEARCH = {"algorithm": "grid", "space": {"x": {"choice": [0.5]}}}
 
 
