@@ -213,10 +213,9 @@ def tracker_size(runs: Runs) -> float:
 
 def be_driver(told: str, *words: str) -> None:
     """``orchestrator WORDS`` in this process, and in a file at its end what cannot be seen from outside."""
-    from orchestrator.follower import Follower
-
     from orchestrator import cli
     from orchestrator.driver import Driver
+    from orchestrator.tracker.follower import Follower
 
     heard, follow_journal, said = Driver.heard, Follower._follow, {"messages": 0, "tracker": 0.0}
 
