@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -43,6 +44,8 @@ class LiveStudy:
         self._live: Live | None = None
         self._next = 0.0
         self._said: set[str] = set()
+        self._open: list[str] = []  # trials that are still to be said to be over
+        self._seen = 0  # how many of all trials have been in there
         self._before = 0  # trials that were over when this session began
         self._failures: dict[str, int] = {}
         self._stopping = False
@@ -75,20 +78,30 @@ class LiveStudy:
             self._stopping = True
             console.print("stopping in order; Ctrl-C again ends it at once", soft_wrap=_SOFT)
             console.show_cursor()  # the second Ctrl-C leaves nobody to do it
-        for trial in list(self._record.trials.values()):
-            if trial.state.is_over and trial.id not in self._said:
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + _REFRESH_SECONDS
+            self._tell_news()
+            if self._live is not None:
+                self._live.update(self._table(), refresh=True)
+
+    def _tell_news(self) -> None:
+        """Of the trials that have not been said to be over: a look at all would take the longer the more there are."""
+        trials = self._record.trials
+        if len(trials) > self._seen:
+            self._open += [id for id in itertools.islice(trials, self._seen, None) if id not in self._said]
+            self._seen = len(trials)
+        for trial in [trials[id] for id in self._open]:
+            if trial.state.is_over:
+                self._open.remove(trial.id)
                 self._said.add(trial.id)
                 self._trial_ended(trial)
-            elif trial.failures > self._failures.get(trial.id, 0) and not trial.state.is_over:
+            elif trial.failures > self._failures.get(trial.id, 0):
                 self._failures[trial.id] = trial.failures
                 self._trial_retried(trial)
-        now = time.monotonic()
-        if self._live is not None and now >= self._next:
-            self._next = now + _REFRESH_SECONDS
-            self._live.update(self._table(), refresh=True)
 
     def stop(self) -> None:
-        self.update()
+        self._tell_news()
         if self._live is not None:
             self._live.stop()
 
@@ -98,8 +111,9 @@ class LiveStudy:
             console.print(f"  log: {escape(str(self._folder.trial(trial.id).log))}", style="dim", soft_wrap=True)
         elif self._live is None:
             metric, _ = results.metric_of(self._record)
-            done = sum(t.state.is_over for t in self._record.trials.values())
-            console.print(f"{done}/{self._plan.size} {trial.id} {trial.state} {metric}={_number(trial.value(metric))}")
+            console.print(
+                f"{len(self._said)}/{self._plan.size} {trial.id} {trial.state} {metric}={_number(trial.value(metric))}"
+            )
 
     def _trial_retried(self, trial: TrialRecord) -> None:
         lines = (trial.traceback or "").strip().splitlines()

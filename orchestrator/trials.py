@@ -308,6 +308,12 @@ class _Placing(_NotSaved, tune.Callback):
         self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], **info: Any
     ) -> None:
         self._peaks[trial.config["spec"].id] = result["peak"]
+        result["events"] = []  # the driver has heard them, and Tune keeps the last result of each trial
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Of each number in its results Tune keeps statistics to its own end, more than all else of a trial."""
+        trial.run_metadata.metric_analysis.clear()
+        trial.run_metadata.metric_n_steps.clear()
 
     def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         spec = trial.config["spec"]
