@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
+
 from tasks.api import Field, Goal, Params, Task, Uniform
 
 
 class FiveParams(Params):
     x: float = Field(0.5, ge=0, le=1)
     """What the metrics start from."""
+    pace: float = Field(0.0, ge=0)
+    """Seconds before each report."""
 
 
 def metrics(x, step):
@@ -16,6 +20,8 @@ def metrics(x, step):
 
 def run(params, context):
     for step in range(1, 11):
+        if params.pace:
+            time.sleep(params.pace)
         context.report(step, **metrics(params.x, step))
     return {"m0": params.x}
 
