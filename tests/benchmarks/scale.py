@@ -103,9 +103,10 @@ class Run:
     def line(self, of: Callable[[Point], float]) -> tuple[float, float]:
         """The slope of a line through what the points say (a trial), and the largest distance from it.
 
-        The first fifth of the trials is left out: libraries are still being loaded, the tracker's among them.
+        The first fifth of the trials is left out, and the last one: libraries are being loaded, the tracker's then and
+        the page's now.
         """
-        points = [p for p in self.points[:-1] if p.trials >= self.last.trials / 5]
+        points = [p for p in self.points[:-1] if self.last.trials / 5 <= p.trials < self.last.trials]
         slope, at_zero = statistics.linear_regression([p.trials for p in points], [of(p) for p in points])
         return slope, max(abs(of(p) - at_zero - slope * p.trials) for p in points)
 
