@@ -361,8 +361,7 @@ def _waits(trial: TrialRecord) -> bool:
 
 def _waiting(record: Record) -> list[TrialRecord]:
     """In the order of their ids, t9999 before t10000."""
-    paused = [trial for trial in record.trials.values() if trial.cause is Cause.PAUSED]  # of many, few or none
-    return sorted(filter(_waits, paused), key=lambda trial: (len(trial.id), trial.id))
+    return sorted(filter(_waits, record.trials.values()), key=lambda trial: (len(trial.id), trial.id))
 
 
 def _has_come(trial: TrialRecord, step: float) -> bool:
