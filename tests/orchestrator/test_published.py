@@ -235,9 +235,10 @@ def test_a_journal_too_far_behind_costs_a_trial_its_progress_and_nothing_else(
     mirror, tmp_path, slow_rounds, monkeypatch
 ):
     monkeypatch.setattr(trialfiles, "_LAG_SECONDS", -1.0)  # checkpoints know of no lag
-    lab.session(tmp_path / "undisturbed" / "s", STUDY)
+    paced = {**STUDY, "params": {**STUDY["params"], "pace": 0.2}}  # each step is a message of its own
+    lab.session(tmp_path / "undisturbed" / "s", paced)
     with pytest.raises(lab.Killed):
-        lab.session(study(mirror).root, STUDY, dies_after=9, mirror=mirror)
+        lab.session(study(mirror).root, paced, dies_after=9, mirror=mirror)
     shutil.rmtree(mirror.root)
     lab.session(study(mirror).root, mirror=mirror)
     record = load_record(study(mirror).journal)
