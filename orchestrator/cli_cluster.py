@@ -135,8 +135,8 @@ def _submit_new(cluster: Path, ref: str, overrides: Sequence[str], detach: bool,
     file, head, words = registry.study_path(ref), head_of(cluster), list(overrides)
     if ship:
         folder = load_study(ref, overrides).data
-        if folder is None:
-            raise UserError("--ship-data: the study reads no folder", "give data=FOLDER")
+        if not isinstance(folder, Path):
+            raise UserError("--ship-data: the study reads no folder of this machine", "give data=FOLDER")
         words.append(f"data={head.send_data(folder)}")
     status: int = head.submit(["run", f"study/{file.name}", *words], asked.name, file, detach)
     if detach:

@@ -17,7 +17,7 @@ from orchestrator.errors import FolderBusy, UnknownName
 from orchestrator.objectstore import lease, parts
 from orchestrator.objectstore.storage import Mirror, is_url
 
-TAKEN = ("cache", "mlartifacts", "mlflow.db")  # beside the studies: none can be called like these
+TAKEN = ("cache", "mlartifacts", "mlflow.db", "shipped")  # beside the studies: none can be called like these
 _PLAIN = re.compile(r"\w[\w.\-]*")  # a study or a trial: never a way out of the folder that it is in
 
 
@@ -225,7 +225,7 @@ class Runs:
     def studies(self) -> list[StudyFolder]:
         """The studies here, oldest first."""
         for name in self.mirror.folders() if self.mirror is not None else ():
-            if name != self.cache.name:
+            if name not in TAKEN:
                 self._folder(name).obtain_journal()
         folders = [StudyFolder(path.parent, self.mirror) for path in self.root.glob("*/journal.jsonl")]
         return sorted(folders, key=lambda folder: folder.study.stat().st_mtime if folder.study.exists() else 0)

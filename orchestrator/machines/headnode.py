@@ -54,7 +54,7 @@ class HeadNode:
             return self._following(request, study, archive)
 
     def send_data(self, folder: Path) -> str:
-        """Bring a folder there, unless the same is there already; returns its path there."""
+        """Bring a folder there, unless the same is there already; returns its path, or its URL, for all hosts."""
         if not folder.is_dir():
             raise UserError(f"--ship-data ships a folder, and {folder} is none", "give data=FOLDER")
         name = shipping.data_name(folder)
@@ -65,6 +65,7 @@ class HeadNode:
                 status = self._attached({"do": Do.TAKE_DATA, "name": name}, archive)
             if status:
                 raise EnvironmentProblem(f"{folder} did not arrive on {self._head}: see above")
+            known = self._asked({"do": Do.HAS_DATA, "name": name}, {})
         return str(known["path"])
 
     def _following(self, request: Mapping[str, Any], study: str, archive: IO[bytes] | None) -> int:

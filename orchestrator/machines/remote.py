@@ -64,7 +64,7 @@ def _obey(do: Do, request: dict[str, Any]) -> int:
         return jobserver.follow(jobserver.newest(request["study"]))
     elif do is Do.HAS_DATA:
         place = _data(request["name"])
-        print(json.dumps({"path": str(place), "there": place.exists()}))
+        print(json.dumps({"path": _published(place), "there": place.exists()}))
     elif do is Do.TAKE_DATA:
         place = _data(request["name"])
         place.parent.mkdir(parents=True, exist_ok=True)
@@ -111,6 +111,15 @@ def _data(name: str) -> Path:
     if Path(name).name != name:
         raise ValueError(f"{name!r} is no name of data")
     return Runs.default().shipped / name
+
+
+def _published(place: Path) -> str:
+    """The path that all hosts know sent data by; where runs are at a URL it goes there, and is there completely."""
+    mirror = Runs.default().mirror
+    if mirror is None:
+        return str(place)
+    mirror.patient().publish(place)
+    return mirror.url_of(place)
 
 
 class _Following(io.RawIOBase):

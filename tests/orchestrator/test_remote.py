@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,18 @@ def test_data_is_sent_once(head, tmp_path, monkeypatch):
     assert place.parent == tmp_path / "runs" / "shipped"
     monkeypatch.setattr(headnode.shipping, "pack_data", None)  # it is there: nothing is packed
     assert head.send_data(folder) == str(place)
+
+
+def test_data_goes_where_runs_are(head, tmp_path, monkeypatch):
+    """To the URL, where every host finds it: the head's own copy is seen by the head alone."""
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    (folder / "1.jpg").write_bytes(b"one")
+    cluster = replace(head._cluster, runs=f"file://{tmp_path}/store")
+    monkeypatch.setenv("ORCHESTRATOR_MIRROR", str(tmp_path / "mirror"))
+    url = HeadNode(cluster, cluster.head).send_data(folder)
+    assert url.startswith(f"file://{tmp_path}/store/shipped/photos-")
+    assert (Path(url.removeprefix("file://")) / "1.jpg").read_bytes() == b"one"
 
 
 def test_only_a_folder_is_sent(head, tmp_path):
