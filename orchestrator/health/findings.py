@@ -69,7 +69,7 @@ class Expected:
 
     def up(self, otherwise: str) -> str:
         """What brings every machine of a cluster's file to the same state."""
-        return f"orchestrator cluster up --cluster {shlex.quote(self.cluster)}" if self.cluster else otherwise
+        return f"orchestrator cluster up {shlex.quote(self.cluster)}" if self.cluster else otherwise
 
 
 Hosts = Sequence[Examined]

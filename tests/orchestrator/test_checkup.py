@@ -205,7 +205,7 @@ def test_hosts_that_differ_are_found_each_with_its_fix(command, machines, tmp_pa
     code, out, _ = command("doctor", "--cluster", file, "--json")
     assert code == 3
     found = {host: {finding["what"]: finding["fix"] for finding in of} for host, of in judged(out).items()}
-    up = f"orchestrator cluster up --cluster {file}"
+    up = f"orchestrator cluster up {file}"
     assert found["10.0.0.2"]["Ray's token differs from that of 10.0.0.1"] == up
     assert any(what.startswith("has ray 2.0.0, 10.0.0.1 has") and fix == up for what, fix in found["10.0.0.3"].items())
     for host in ("10.0.0.2", "10.0.0.3"):
@@ -226,7 +226,7 @@ def test_a_host_without_the_project_needs_cluster_up(command, machines, tmp_path
     assert code == 3
     assert "10.0.0.2  cannot run this project:" in out
     assert "No module named 'orchestrator.machines'" in out
-    assert f"→ orchestrator cluster up --cluster {file}" in out
+    assert f"→ orchestrator cluster up {file}" in out
     code, out, _ = command("doctor", "--cluster", machines.file(tmp_path, python="/no/python"))
     assert code == 3
     assert out.count("cannot run this project: there is no /no/python") == 2

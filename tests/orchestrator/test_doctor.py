@@ -91,7 +91,7 @@ def taken(pid):
 
 RAYLET_OPEN = [{"name": "raylet", "pid": 8, "auth_mode": "disabled", "readable": True}]
 GCS_LOCAL = {"6379": {"addresses": ["127.0.0.1"], "pid": 7, "command": "gcs_server", "is_ray": True}}
-UP = "orchestrator cluster up --cluster cluster.yaml"
+UP = "orchestrator cluster up cluster.yaml"
 
 
 @pytest.mark.parametrize(
