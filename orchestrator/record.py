@@ -150,7 +150,7 @@ class Record:
     seconds: float = 0.0  # the time of the sessions that are over
     at: float = 0.0  # the last event's time
     version: int = 0
-    _session_began: float = 0.0
+    session_began: float = 0.0
     _metric: str = ""
 
     def apply(self, event: Event) -> None:
@@ -205,7 +205,7 @@ class Record:
             case StudyStarted() | StudyResumed():
                 self._begin_session(event)
             case StudyEnded():
-                self.seconds += event.at - self._session_began
+                self.seconds += event.at - self.session_began
                 self.state, self.verdict, self.reason, self.ended = event.state, event.verdict, event.reason, event.at
         self.at = event.at
 
@@ -213,7 +213,7 @@ class Record:
         if isinstance(event, StudyStarted):
             self.uid, self.started = event.uid, event.at
         elif self.state is State.RUNNING:  # the driver before died without a word
-            self.seconds += self.at - self._session_began
+            self.seconds += self.at - self.session_began
             for trial in self.trials.values():
                 if trial.state is State.RUNNING:
                     trial.end_attempt(self.at)
@@ -221,7 +221,7 @@ class Record:
         self.study, self.planned, self.version = event.study, event.trials, event.version
         self._metric = event.study["search"]["metric"]
         self.state, self.reason, self.ended, self.verdict = State.RUNNING, None, None, None
-        self._session_began = event.at
+        self.session_began = event.at
         self.sessions += 1
 
     def count(self, *states: State) -> int:
@@ -229,7 +229,7 @@ class Record:
 
     def seconds_at(self, now: float) -> float:
         """How long drivers have worked on this study up to ``now``, pauses between sessions left out."""
-        return self.seconds + (max(0.0, now - self._session_began) if self.state is State.RUNNING else 0.0)
+        return self.seconds + (max(0.0, now - self.session_began) if self.state is State.RUNNING else 0.0)
 
     def gpu_seconds_at(self, now: float, gpus: float) -> float:
         """GPU time of all attempts up to ``now``; of a trial that maps, its items hold the GPUs and it holds none."""

@@ -79,7 +79,7 @@ def _fit(driver: Driver, places: _Places, on_change: Callable[[], None]) -> None
             tune_config=tune.TuneConfig(
                 num_samples=-1,
                 search_alg=_Attempts(_TuneSearcher(driver, places), driver, places),
-                scheduler=_TuneScheduler(driver),
+                scheduler=_TuneScheduler(driver, placing),
                 reuse_actors=need.processes == 1,  # a process belongs to one group of ranks only
                 trial_name_creator=_name_of,
                 trial_dirname_creator=_name_of,
@@ -165,7 +165,7 @@ class _Trainable(tune.Trainable):
         if self._ranks is not None:
             self._ranks.stop()
         if self._attempt is not None:
-            self._attempt.stop(0.0)
+            self._attempt.stop(_STOP_PATIENCE_SECONDS)  # its files are whole when the study goes on to its end
 
 
 def _places(need: Resources, maps: bool, avoid: tuple[str, ...]) -> tune.PlacementGroupFactory:
@@ -267,14 +267,18 @@ class _Attempts(_NotSaved, search.SearchGenerator):
 
 
 class _TuneScheduler(_NotSaved, schedulers.FIFOScheduler):
-    """Hands what workers say to the driver, which says whether the attempt goes on."""
+    """Hands what workers say to the driver, which says whether the attempt goes on.
 
-    def __init__(self, driver: Driver) -> None:
+    Tune gives the next attempt to the worker of one that stops; one that has been killed is left to its death instead.
+    """
+
+    def __init__(self, driver: Driver, placing: _Placing) -> None:
         super().__init__()
-        self._driver = driver
+        self._driver, self._placing = driver, placing
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         goes_on = self._driver.heard(trial.config["spec"].id, result["attempt"], result["events"])
+        goes_on |= self._placing.has_killed(trial.temporary_state.ray_actor)
         return schedulers.TrialScheduler.CONTINUE if goes_on else schedulers.TrialScheduler.STOP
 
 
@@ -285,6 +289,7 @@ class _Placing(_NotSaved, tune.Callback):
         self._driver, self._on_change = driver, on_change
         self._killer: threading.Timer | None = None
         self._workers: dict[str, Any] = {}  # trial → the actor that ran it last
+        self._killed: set[Any] = set()
         self._peaks: dict[str, int] = {}
         self._began: set[tuple[str, int]] = set()
         self._next_look = 0.0
@@ -347,7 +352,11 @@ class _Placing(_NotSaved, tune.Callback):
 
     def _kill(self, trial: str) -> None:
         if trial in self._workers:
+            self._killed.add(self._workers[trial])
             ray.kill(self._workers[trial])
+
+    def has_killed(self, worker: Any) -> bool:
+        return worker in self._killed
 
 
 def _worker_error(trial: Trial) -> str:

@@ -25,6 +25,7 @@ from orchestrator.errors import EnvironmentProblem
 from orchestrator.events import Event, StudyStarted
 from orchestrator.folder import Runs, StudyFolder
 from orchestrator.record import Record, TrialRecord
+from orchestrator.tracker import uploads
 from orchestrator.tracker.runview import STUDY, Status, Update, View, millis, note, trial_name
 from tasks import serving
 
@@ -32,6 +33,7 @@ _CURSOR = "orchestrator.journal"  # on the study's run: the journal up to this b
 _UID = "orchestrator.study"
 _TRIAL = "orchestrator.trial"
 _PARENT = "mlflow.parentRunId"
+_CLOCKS_SECONDS = 1.0  # what the clocks of two machines may differ by
 
 # MLflow would send a POST whose answer was lost again, and a run created twice is two runs. Whoever calls us tries
 # again, with a projection that looks for what is there.
@@ -231,23 +233,14 @@ class Projection:
         run.status = status
 
     def _upload(self, run: str, trial: str, update: Update) -> None:
-        """The files of a run that is over, and of the study what each session began with."""
         over = update.status is not None and update.status.end is not None
         if trial == STUDY:
-            files = [self._folder.environment_of(session) for session in update.sessions]
-            files += [self._folder.study] * bool(files) + [self._folder.report] * over
-            if over and self._folder.figures.is_dir():
-                self._client.log_artifacts(run, str(self._folder.figures), "figures")
-        else:
-            files = [self._folder.trial(trial).log] * over
-            artifacts = self._folder.trial(trial).artifacts
-            for path in (artifacts, self._folder.trial(trial).log) if over else ():
-                self._folder.obtain(path)
-            if over and any(path.is_file() for path in artifacts.rglob("*")):
-                self._client.log_artifacts(run, str(artifacts))
-        for path in files:
-            if path.exists() and path.stat().st_size:
-                self._client.log_artifact(run, str(path))
+            uploads.of_study(self._client, run, self._folder, update.sessions, over)
+            for late in uploads.cut_off(self._view.record) if over else ():
+                since = (late.ended or 0.0) - _CLOCKS_SECONDS
+                uploads.of_trial(self._client, self._runs[late.id].id, self._folder.trial(late.id), since)
+        elif over:
+            uploads.of_trial(self._client, run, self._folder.trial(trial))
         if update.traceback:
             self._client.log_text(run, update.traceback, "traceback.txt")
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import time
+from dataclasses import replace
 
 import mlflow
 import pytest
@@ -156,6 +158,23 @@ def test_mutations_are_a_series_and_params_stay(runs: Runs, folder, client):
     assert params["p0"] == "0"
     assert [point[:3] for point in history if point[0].startswith("pbt/")] == [("pbt/p0", 1, 0.1), ("pbt/p0", 3, 0.3)]
     assert (tags["pbt.parent"], tags["pbt.mutations"]) == ("t0003", "2")
+
+
+@pytest.mark.parametrize("state", [State.PRUNED, State.STOPPED, State.FAILED])
+def test_what_a_worker_writes_after_its_trial_was_cut_off_arrives(runs: Runs, folder, client, state):
+    """It hears that it is to stop a moment after the driver has decided so, and may have been about to end."""
+    events = [replace(event, at=time.time()) for event in events_of()]
+    end = replace(events[-2], state=state)
+    place = folder.trial("t0000")
+    projection = projection_of(folder, runs)
+    projection.send([*events[:-2], end])
+    place.artifacts.mkdir(parents=True)
+    (place.artifacts / "late.txt").write_text("late")
+    place.log.write_text("late\n")
+    run = client.search_runs([client.get_experiment_by_name("toy").experiment_id], f"run_name = '{TRIAL}'")[0]
+    assert client.list_artifacts(run.info.run_id) == []
+    projection.send(events[-1:])
+    assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"late.txt", "log.txt"}
 
 
 def test_any_name_of_a_metric_arrives(runs: Runs, folder, client):
