@@ -8,13 +8,17 @@ import json
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from orchestrator import registry, terminal
 from orchestrator.errors import EnvironmentProblem, UserError
 from orchestrator.studyfile import load_study
+
+if TYPE_CHECKING:
+    from orchestrator.machines.clusterfile import ClusterFile
+    from orchestrator.machines.headnode import HeadNode
 
 app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Bring a cluster up, look at it, take it down.")
 
@@ -138,7 +142,7 @@ def _submit_new(cluster: Path, ref: str, overrides: Sequence[str], detach: bool,
         if not isinstance(folder, Path):
             raise UserError("--ship-data: the study reads no folder of this machine", "give data=FOLDER")
         words.append(f"data={head.send_data(folder)}")
-    status: int = head.submit(["run", f"study/{file.name}", *words], asked.name, file, detach)
+    status = head.submit(["run", f"study/{file.name}", *words], asked.name, file, detach)
     if detach:
         terminal.say(f"follow it: orchestrator attach {asked.name}; or: orchestrator show {asked.name}")
     return status
@@ -147,18 +151,17 @@ def _submit_new(cluster: Path, ref: str, overrides: Sequence[str], detach: bool,
 def _submit_again(cluster: Path, name: str, overrides: Sequence[str], detach: bool, ship: bool) -> int:
     if ship:
         raise UserError("a study goes on with the data that it began with", "leave --ship-data out")
-    status: int = head_of(cluster).submit(_words(), name, None, detach)
-    return status
+    return head_of(cluster).submit(_words(), name, None, detach)
 
 
-def head_of(cluster: Path) -> Any:
+def head_of(cluster: Path) -> HeadNode:
     """The head of the cluster that a file describes."""
     from orchestrator.machines import launcher
 
     return launcher.head(_load(cluster))
 
 
-def _load(file: Path) -> Any:
+def _load(file: Path) -> ClusterFile:
     from orchestrator.machines import clusterfile
 
     if not file.is_file():

@@ -30,6 +30,16 @@ def ray_servers() -> list[dict[str, Any]]:
     return sorted(found, key=lambda server: (_SERVERS.index(server["name"]), server["pid"]))
 
 
+def ray_processes() -> list[str]:
+    """All that is Ray's and this user's on this machine, workers and agents too, as ``name (pid)``."""
+    found = []
+    for pid in _pids():
+        words = _words(pid)
+        if _RAY.search(" ".join(words)) and _owner(pid) == os.getuid() and _network(pid) == _network(os.getpid()):
+            found.append(f"{Path(words[0]).name} ({pid})")
+    return found
+
+
 def holders(ports: Iterable[int]) -> dict[str, dict[str, Any]]:
     """Who listens at these ports: ``{port: {addresses, pid, command, is_ray}}``; a free port is left out.
 
@@ -63,6 +73,13 @@ def _words(pid: int) -> list[str]:
         return (_PROC / str(pid) / "cmdline").read_text(errors="replace").rstrip("\0").split("\0")
     except OSError:
         return []
+
+
+def _owner(pid: int) -> int | None:
+    try:
+        return (_PROC / str(pid)).stat().st_uid
+    except OSError:
+        return None
 
 
 def _network(pid: int) -> str | None:

@@ -76,7 +76,9 @@ class HeadNode:
             stop = f"stop it: orchestrator stop {study} --cluster {self._cluster.path}"
             raise Interrupted(f"'{study}' goes on on {self._cluster.name}", f"{again}; {stop}") from None
         except EnvironmentProblem as error:
-            raise EnvironmentProblem(f"{error}; what was submitted goes on there", again) from error
+            raise EnvironmentProblem(
+                f"{error}; if it says above that it was submitted, it goes on there", again
+            ) from error
 
     def _attached(
         self, request: Mapping[str, Any], archive: IO[bytes] | None = None, forward: int | None = None

@@ -16,9 +16,9 @@ from pathlib import Path
 from ray.job_submission import JobDetails, JobStatus, JobSubmissionClient
 
 from orchestrator.errors import EnvironmentProblem, UserError
+from orchestrator.machines.shipping import JOB_WORDS
 
-WORDS = "ORCHESTRATOR_WORDS"
-"""The variable that holds a job's command line, as JSON: no shell reads what a user wrote."""
+_OWN_CODES = (0, 1, 2, 3, 130)  # what a driver that ended by itself ends with
 _LOOK_SECONDS = 0.5
 _TALKATIVE = (
     "ray.dashboard.modules.dashboard_sdk",
@@ -37,7 +37,7 @@ def submit(folder: Path, words: Sequence[str], study: str, environment: Mapping[
             entrypoint=f"{shlex.quote(sys.executable)} -m orchestrator.machines.remote",
             runtime_env={
                 "working_dir": str(folder),
-                "env_vars": {**environment, WORDS: json.dumps(list(words)), "PYTHONUNBUFFERED": "1"},
+                "env_vars": {**environment, JOB_WORDS: json.dumps(list(words)), "PYTHONUNBUFFERED": "1"},
             },
             metadata={"study": study},
         )
@@ -62,9 +62,10 @@ def follow(job: str) -> int:
 
 
 def _exit_code(details: JobDetails) -> int:
+    """The driver's own; 3 for one that was killed, of which the job server may know a code too."""
     if details.status == JobStatus.SUCCEEDED:
         return 0
-    if details.driver_exit_code is None or details.driver_exit_code < 0:
+    if details.driver_exit_code not in _OWN_CODES:
         print(f"the driver's job did not end by itself: {details.message}", file=sys.stderr)
         return 3
     return details.driver_exit_code
@@ -92,4 +93,6 @@ def _client() -> Iterator[JobSubmissionClient]:
     try:
         yield JobSubmissionClient()
     except (ConnectionError, RuntimeError) as error:
-        raise EnvironmentProblem(f"the job server of this cluster does not take jobs: {error}", hint) from error
+        raise EnvironmentProblem(
+            f"the job server of this cluster does not answer as it should: {error}", hint
+        ) from error

@@ -6,9 +6,11 @@ Here every host of the file is followed until it has joined, and one that does n
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
+import socket
 import subprocess
 import sys
 import time
@@ -85,7 +87,11 @@ def down(cluster: ClusterFile) -> dict[str, str | None]:
     Ray's launcher would stop the head alone; workers notice after a while, or never when they are cut off.
     """
     said = dict(zip([host.address for host in cluster.hosts], _each(cluster, Do.STOP_RAY), strict=True))
-    _ray(cluster, "down")
+    try:
+        _ray(cluster, "down")
+    except EnvironmentProblem:
+        if not any(said.values()):  # else it failed at the same host, whose reason says more
+            raise
     return said
 
 
@@ -98,16 +104,18 @@ def status(cluster: ClusterFile, reasons: bool = True) -> list[HostState]:
     """The hosts of the file first, the head before the others, then what else has joined."""
     host = _head_host(cluster)
     nodes = HeadNode(cluster, host).ask(["cluster", "nodes", "--json"], RAY_ADDRESS="auto")
-    known = {node["address"]: node for node in nodes if node["alive"]}
-    lost = {node["address"]: node["reason"] for node in nodes if not node["alive"]}
-    expected = list(dict.fromkeys([host.address, *(worker.address for worker in cluster.workers), *known]))
-    if cluster.provider != LOCAL:  # what the head is called outside is not its address inside
-        expected = list(known)
-    states = [_state(address, known.get(address), lost, nodes) for address in expected]
+    # Ray knows nodes by number, the file may know hosts by name. What a cloud's head is called outside is no node.
+    expected = [host, *cluster.workers] if cluster.provider == LOCAL else []
+    names = {number: each.address for each in expected for number in _numbers(each.address)}
+    known = {names.get(node["address"], node["address"]): node for node in nodes if node["alive"]}
+    lost = {names.get(node["address"], node["address"]): node["reason"] for node in nodes if not node["alive"]}
+    addresses = dict.fromkeys([*(each.address for each in expected), *known])
+    states = [_state(address, known.get(address), lost) for address in addresses]
     absent = [state for state in states if state.presence is not Presence.JOINED]
     if not reasons or not absent:
         return states
-    why = dict(zip((s.address for s in absent), _ask_why(cluster, [s.address for s in absent]), strict=True))
+    answers = _each(cluster, Do.WHY_NOT_JOINED, [state.address for state in absent])
+    why = dict(zip((state.address for state in absent), answers, strict=True))
     return [HostState(s.address, s.role, s.presence, why[s.address] or s.reason) if s in absent else s for s in states]
 
 
@@ -123,9 +131,14 @@ def make_token() -> None:
         file.write(secrets.token_hex(32))
 
 
-def _state(
-    address: str, node: Mapping[str, Any] | None, lost: Mapping[str, str], nodes: Sequence[Mapping[str, Any]]
-) -> HostState:
+def _numbers(address: str) -> set[str]:
+    """The addresses that a host's name stands for, itself among them."""
+    with contextlib.suppress(OSError):
+        return {address, *socket.gethostbyname_ex(address)[2]}
+    return {address}
+
+
+def _state(address: str, node: Mapping[str, Any] | None, lost: Mapping[str, str]) -> HostState:
     if node is None:
         presence = Presence.LOST if address in lost else Presence.MISSING
         return HostState(address, "worker", presence, lost.get(address) or None)
@@ -141,10 +154,6 @@ def _state(
         gpus_used=used.get("GPU", 0),
         memory_used_bytes=used.get("memory", 0),
     )
-
-
-def _ask_why(cluster: ClusterFile, addresses: Sequence[str]) -> list[str | None]:
-    return _each(cluster, Do.WHY_NOT_JOINED, addresses)
 
 
 def _each(cluster: ClusterFile, do: Do, addresses: Sequence[str] | None = None) -> list[str | None]:
@@ -172,7 +181,7 @@ def _head_host(cluster: ClusterFile) -> ssh.Host:
     done = subprocess.run([_ray_command(), "get-head-ip", str(cluster.path)], capture_output=True, text=True)
     if done.returncode:
         raise EnvironmentProblem(
-            f"{cluster.name} has no head: {done.stderr.strip().splitlines()[-1:]}",
+            f"{cluster.name} has no head: {(done.stderr.strip() or 'Ray gives no reason').splitlines()[-1]}",
             f"start it: orchestrator cluster up {cluster.path}",
         )
     return cluster.at(done.stdout.strip().splitlines()[-1])

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 import subprocess
 import sys
 from pathlib import Path
 
-_PROCESSES = ("raylet", "gcs_server", "monitor.py", "dashboard.py", "log_monitor.py", "runtime_env_agent")
+from orchestrator.health import procfs
+
 _LOGS = Path("/tmp/ray/session_latest/logs")  # noqa: S108 - where Ray writes them
 _COMPLAINTS = re.compile(r"error|fail|invalid|refused|mismatch|denied|no such|timed out", re.IGNORECASE)
 _STOP_SECONDS = 30
@@ -21,34 +21,17 @@ def stop() -> str | None:
     for words in (["stop", f"--grace-period={_STOP_SECONDS // 3}"], ["stop", "--force"]):
         with contextlib.suppress(subprocess.TimeoutExpired):
             subprocess.run([ray, *words], capture_output=True, timeout=_STOP_SECONDS, check=False)
-        if not processes():
+        if not procfs.ray_processes():
             return None
-    return f"these processes do not end: {', '.join(processes())}"
-
-
-def processes() -> list[str]:
-    """What of Ray runs on this host for this user, as ``name (pid)``."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):
-            if not entry.name.isdigit() or entry.stat().st_uid != os.getuid():
-                continue
-            words = (entry / "cmdline").read_bytes().split(b"\0")[:3]
-            names = [Path(word.decode(errors="replace")).name for word in words]
-            if (name := next((name for name in names if name in _PROCESSES), None)) is not None:
-                found.append(f"{name} ({entry.name})")
-            elif names[0].startswith("ray::"):
-                found.append(f"{names[0]} ({entry.name})")
-    return found
+    return f"these processes do not end: {', '.join(procfs.ray_processes())}"
 
 
 def why_not_joined() -> str:
     """What this host knows of why it is no part of its cluster."""
     if not (Path.home() / ".ray" / "auth_token").exists():
         return "it has no token: set-up has not come there, or ~/.ray/auth_token was removed"
-    running = processes()
     complaint = _last_complaint()
-    if any(name.startswith("raylet") for name in running):
+    if any(server["name"] == "raylet" for server in procfs.ray_servers()):
         return f"Ray runs there and is not let in: {complaint or 'its log says nothing'}"
     return f"Ray does not run there{f'; it last said: {complaint}' if complaint else ': it was never started'}"
 

@@ -37,7 +37,7 @@ class Do(StrEnum):
 
 def main() -> None:
     """Obey one request; the exit code is the command's."""
-    if words := os.environ.pop("ORCHESTRATOR_WORDS", None):  # a job: see `jobserver.submit`
+    if words := os.environ.pop(shipping.JOB_WORDS, None):  # a job: see `jobserver.submit`
         return _command(json.loads(words))
     request: dict[str, Any] = json.loads(sys.stdin.buffer.readline())
     os.environ.update(request.get("environment", {}))

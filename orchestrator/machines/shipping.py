@@ -21,6 +21,8 @@ from orchestrator.errors import EnvironmentProblem, UserError
 
 STUDY = "study"  # the folder of the study's file
 OWN_TASKS = "own_tasks"  # the folders of ORCHESTRATOR_TASKS, numbered
+JOB_WORDS = "ORCHESTRATOR_WORDS"
+"""The variable that holds a job's command line, as JSON: no shell reads what a user wrote."""
 LARGEST_DATA_BYTES = 2_000_000_000
 _PACKAGES = ("orchestrator", "tasks")
 _LEFT_OUT = ("__pycache__", ".git", ".venv", "runs", ".cache")
