@@ -16,24 +16,25 @@ whether it runs alone in a test or as one of a thousand trials on a cluster.
 
 from __future__ import annotations
 
-import copy
 import math
-from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+
+from tasks.space import Choice, Dimension, IntRange, LogUniform, Space, Uniform
 
 if TYPE_CHECKING:
     import numpy as np
     from matplotlib.figure import Figure
 
 __all__ = [
-    "Choice", "Context", "Field", "Goal", "Handle", "InputError", "IntRange", "LogUniform", "Model", "Params",
-    "Placement", "Resources", "Results", "Row", "Space", "Support", "Task", "Uniform", "UserPath", "Verdict",
+    "Choice", "Context", "Dimension", "Field", "Goal", "Handle", "Input", "InputError", "IntRange", "LogUniform",
+    "Model", "Params", "Placement", "Resources", "Results", "Row", "Space", "Support", "Task", "Uniform", "UserPath",
+    "Verdict",
 ]  # fmt: skip
 
 
@@ -60,136 +61,6 @@ class Goal(StrEnum):
 
     MIN = "min"
     MAX = "max"
-
-
-# ---------------------------------------------------------------------------------------------------- search spaces
-
-
-@dataclass(frozen=True)
-class _Dimension(ABC):
-    """One searched parameter. ``when`` makes it conditional: ``{"head": "glu"}`` searches it only for that head."""
-
-    when: Mapping[str, Any] | None = field(default=None, kw_only=True)
-
-    def active(self, chosen: Mapping[str, Any]) -> bool:
-        """Whether this dimension is searched, given what earlier dimensions chose."""
-        return all(chosen.get(name) == value for name, value in (self.when or {}).items())
-
-    def conditioned(self, when: Mapping[str, Any] | None) -> Self:
-        """The same range under another condition."""
-        other = copy.copy(self)
-        object.__setattr__(other, "when", when)
-        return other
-
-    @abstractmethod
-    def ends(self) -> tuple[Any, ...]:
-        """The values that a bound of the task could reject: both ends, or every option."""
-
-    @abstractmethod
-    def grid(self) -> tuple[Any, ...]:
-        """The values of a grid search, in order."""
-
-    @abstractmethod
-    def at(self, quantile: float) -> Any:
-        """The value at a quantile in [0, 1): a uniform quantile gives a value of this distribution."""
-
-
-@dataclass(frozen=True, init=False)
-class Choice(_Dimension):
-    """One of the options, each as likely as the others."""
-
-    options: tuple[Any, ...]
-
-    def __init__(self, *options: Any, when: Mapping[str, Any] | None = None) -> None:
-        if not options:
-            raise ValueError("a choice needs at least one option")
-        object.__setattr__(self, "options", tuple(options))
-        object.__setattr__(self, "when", when)
-
-    def ends(self) -> tuple[Any, ...]:
-        return self.options
-
-    grid = ends
-
-    def at(self, quantile: float) -> Any:
-        return self.options[int(quantile * len(self.options))]
-
-
-@dataclass(frozen=True)
-class Uniform(_Dimension):
-    """A real number between the bounds, both included; ``points`` many of them on a grid."""
-
-    low: float
-    high: float
-    points: int | None = None
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.low) and math.isfinite(self.high)):
-            raise ValueError(f"bounds must be finite numbers, got {self.low} and {self.high}")
-        if self.low >= self.high:
-            raise ValueError(f"the lower bound {self.low} is not below the upper bound {self.high}")
-        if self.points is not None and self.points < 2:
-            raise ValueError(f"a grid needs at least 2 points, got {self.points}")
-
-    def ends(self) -> tuple[float, float]:
-        return (self.low, self.high)
-
-    def grid(self) -> tuple[float, ...]:
-        if self.points is None:
-            raise ValueError("a continuous range has no grid of its own: add 'points: N', or use choice")
-        inner = [self.at(i / (self.points - 1)) for i in range(1, self.points - 1)]
-        return (self.low, *inner, self.high)
-
-    def at(self, quantile: float) -> float:
-        return min(self.high, self.low + quantile * (self.high - self.low))
-
-
-@dataclass(frozen=True)
-class LogUniform(Uniform):
-    """Like `Uniform`, in the logarithm: each factor of ten is as likely as the next."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.low <= 0:
-            raise ValueError(f"a logarithmic range must lie above 0, got {self.low}")
-
-    def at(self, quantile: float) -> float:
-        value = self.low * math.exp(quantile * math.log(self.high / self.low))
-        return min(self.high, max(self.low, value))
-
-
-@dataclass(frozen=True)
-class IntRange(_Dimension):
-    """A whole number between the bounds, both included; ``log`` makes each factor as likely as the next."""
-
-    low: int
-    high: int
-    log: bool = False
-
-    def __post_init__(self) -> None:
-        if int(self.low) != self.low or int(self.high) != self.high:
-            raise ValueError(f"bounds must be whole numbers, got {self.low} and {self.high}")
-        if self.low >= self.high:
-            raise ValueError(f"the lower bound {self.low} is not below the upper bound {self.high}")
-        if self.log and self.low <= 0:
-            raise ValueError(f"a logarithmic range must lie above 0, got {self.low}")
-
-    def ends(self) -> tuple[int, int]:
-        return (self.low, self.high)
-
-    def grid(self) -> tuple[int, ...]:
-        return tuple(range(self.low, self.high + 1))
-
-    def at(self, quantile: float) -> int:
-        if self.log:
-            value = self.low * math.exp(quantile * math.log((self.high + 1) / self.low))
-        else:
-            value = self.low + quantile * (self.high + 1 - self.low)
-        return min(self.high, int(value))
-
-
-Dimension = Choice | Uniform | LogUniform | IntRange
-Space = Mapping[str, Dimension]
 
 
 # ------------------------------------------------------------------------------------------------ running and ending
@@ -251,6 +122,19 @@ class Results(Protocol[R_co]):
     def __iter__(self) -> Iterator[R_co]: ...
 
 
+@dataclass(frozen=True)
+class Input:
+    """A finished trial of an earlier study, as a later one reads it."""
+
+    study: str
+    trial: str
+    params: Mapping[str, Any]
+    metrics: Mapping[str, float]
+    seed: int
+    artifacts: Path
+    """The folder with what it left behind by `Context.artifact`."""
+
+
 class Context(Protocol):
     """What a running task is given besides its parameters."""
 
@@ -260,6 +144,8 @@ class Context(Protocol):
     """``"cpu"`` or ``"cuda"``."""
     data: Path | None
     """The user's data, or None for the task's built-in data set."""
+    inputs: Sequence[Input]
+    """The trials of the earlier studies that this one is chained to, each study's best first; empty without any."""
     rank: int
     """Which of the trial's processes this is, from 0 on. What rank 0 reports, saves and returns is the trial's."""
     processes: int
@@ -319,6 +205,8 @@ class Row:
     trial: str
     params: Mapping[str, Any]
     metrics: Mapping[str, float]
+    seed: int = 0
+    """Equal for the k-th runs of all points of a search that repeats each on several seeds: they compare in pairs."""
 
 
 class Support(StrEnum):
@@ -365,8 +253,9 @@ class Task:
     ``conclude(rows)`` gives the verdict; it is pure, and its rows come best first. So is ``figures(rows)``, which draws
     what only all trials together show. A task that ``maps`` does its work in `Context.map`: an item of that takes
     ``resources``, the trial itself next to nothing. ``reads_data`` is False where there is no data at all, not even
-    built-in. A ``distributed`` task may run as several processes, each of which calls ``run`` with the same parameters
-    and seed and a `Context` of its own rank. They end together: when one fails, the trial does.
+    built-in; ``reads_inputs`` is True where a study may be chained to earlier ones. A ``distributed`` task may run as
+    several processes, each of which calls ``run`` with the same parameters and seed and a `Context` of its own rank.
+    They end together: when one fails, the trial does.
     """
 
     name: str
@@ -384,6 +273,7 @@ class Task:
     figures: Callable[[Sequence[Row]], Mapping[str, Figure]] | None = None
     maps: bool = False
     reads_data: bool = True
+    reads_inputs: bool = False
     distributed: bool = False
 
     def __post_init__(self) -> None:

@@ -24,8 +24,9 @@ class Here:
 
 
 class FakeContext:
-    def __init__(self, folder: Path, seed: int = 1, data: Path | None = None, cache: Path | None = None) -> None:
+    def __init__(self, folder: Path, seed: int = 1, data=None, cache=None, inputs=()) -> None:
         self.seed, self.device, self.data = seed, "cpu", data
+        self.inputs = inputs
         self.rank, self.processes = 0, 1
         self.folder, self.cache = folder, cache or folder / "cache"
         self.reports: list[tuple[int, dict[str, float]]] = []
