@@ -45,7 +45,7 @@ def study_figures(rows: Sequence[Row]) -> Mapping[str, Figure]:
                     axes.plot([scale for scale, _ in points], heights, style, color=f"C{number}", label=label)
         axes.set_xscale("log")
         _logarithmic(axes, "λ", what.replace("_", " ") + ("" if what == "clean" else " (dashed: corrected)"))
-        if axes.lines:
+        if axes.get_legend_handles_labels()[1]:
             axes.legend(fontsize="small")
     return {"deviations": figure}
 

@@ -7,6 +7,7 @@ real rates (``lr`` times the layer's scale): timm's own hold an ``lr_scale`` tha
 that torch's optimisers ignore without a word.
 
 >>> from torch import nn
+>>> from torch.optim import AdamW
 >>> model = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 1))
 >>> groups = parameter_groups(model, [rule("0.*", lr_mult=0.1), rule("*.bias", weight_decay=0), rule("*")],
 ...                           lr=0.01, weight_decay=0.05)
@@ -15,7 +16,7 @@ group   tensors  parameters  lr     weight decay
 0.*           2           9  0.001  0.05
 *.bias        1           1  0.01   0
 *             1           3  0.01   0.05
->>> optimizer = torch.optim.AdamW(groups)
+>>> optimizer = AdamW(groups)
 
 Schedulers multiply each group's own rate and so keep the ratios (LambdaLR, cosine down to 0), except where they are
 told one rate for all: give OneCycleLR ``max_lr=[group["lr"] for group in groups]``; a floor (``eta_min``) is one floor.

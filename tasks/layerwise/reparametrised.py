@@ -15,11 +15,11 @@ So the claim (lr alone is changed) is exact for ε = 0 without weight decay, and
 scaled too. Clipping by norm sees gradients λ times as large: over this layer alone it is max_norm/λ; over all layers
 together there is no counterpart, as the layers' shares of the norm change.
 
->>> equivalent(torch.optim.SGD, 10.0, lr=0.001, weight_decay=0.5)
+>>> equivalent(SGD, 10.0, lr=0.001, weight_decay=0.5)
 {'lr': 0.1, 'weight_decay': 0.005}
->>> equivalent(torch.optim.Adam, 10.0, lr=0.001, eps=1e-8)
+>>> equivalent(Adam, 10.0, lr=0.001, eps=1e-8)
 {'lr': 0.01, 'eps': 1e-09, 'weight_decay': 0.0}
->>> scale_for(torch.optim.SGD, 0.25), scale_for(torch.optim.AdamW, 0.25)
+>>> scale_for(SGD, 0.25), scale_for(AdamW, 0.25)
 (0.5, 0.25)
 """
 

@@ -23,7 +23,7 @@ POWER = 1e-2
 
 def conclude(rows: Sequence[Row]) -> Verdict:
     """Supported: every optimiser's trajectories agree to 1e-6, in trials that would have shown a wrong power of λ."""
-    telling = [row for row in rows if row.metrics["deviation/control"] >= POWER]
+    telling = [row for row in rows if row.metrics["deviation/control"] >= POWER or not _exact(row)]
     if not telling:
         return Verdict(
             Support.UNDECIDED,
@@ -31,7 +31,7 @@ def conclude(rows: Sequence[Row]) -> Verdict:
             f"{POWER:g} of the way too (λ too near 1, or too few steps).",
         )
     costs = _costs(telling)
-    apart = [row for row in telling if not row.metrics["deviation/clean"] <= EXACT]
+    apart = [row for row in telling if not _exact(row)]
     if apart:
         return Verdict(
             Support.NOT_SUPPORTED,
@@ -62,6 +62,10 @@ def _costs(rows: Sequence[Row]) -> str:
             name = {"epsilon": "ε"}.get(what, what.replace("_", " "))
             told.append(f"{name} {min(broken):.1e} … {max(broken):.1e} (corrected: at most {max(mended):.1e})")
     return f"What breaks it costs, of the way: {'; '.join(told)}." if told else ""
+
+
+def _exact(row: Row) -> bool:
+    return row.metrics["deviation/clean"] <= EXACT
 
 
 def _worst(rows: Sequence[Row], name: str) -> str:
