@@ -27,6 +27,11 @@ OPTIMIZERS = ("sgd", "momentum", "adam", "adamw", "rmsprop")
 BREAKERS = ("epsilon", "weight_decay", "clipping")
 """What breaks it: ε (not SGD, which has none), weight decay and clipping by norm, one at a time."""
 
+EXACT = 1e-6
+"""Trajectories that part by no more of the way are held as equal."""
+FLOOR = 1e-18
+"""What an exact 0 counts as in a logarithm."""
+
 
 class LayerwiseParams(Params):
     optimizer: Literal["sgd", "momentum", "adam", "adamw", "rmsprop"] = "sgd"
@@ -72,11 +77,12 @@ TASK = Task(
     name="layerwise",
     question="Does training φ = θ/λ give a layer λ² (SGD) or λ (Adam) times the learning rate, and what breaks that?",
     params=LayerwiseParams,
-    metric="deviation/clean",
-    goal=Goal.MIN,
+    metric="digits",
+    goal=Goal.MAX,
     reports={
         "optimizer": "its number, from 0: sgd, momentum, adam, adamw, rmsprop",
         "scale": "λ",
+        "digits": "decimal digits to which the trajectories agree: −log₁₀ of deviation/clean, 18 at most",
         "deviation/clean": "greatest distance of the trajectories, of that from the start; no ε, decay nor clipping",
         "deviation/control": "the same with the other power of λ in the learning rate: what a wrong claim would show",
         "deviation/epsilon": "the same as clean, with the same ε in both",

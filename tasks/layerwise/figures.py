@@ -9,10 +9,8 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from tasks.api import Row
-from tasks.layerwise import BREAKERS, OPTIMIZERS
+from tasks.layerwise import BREAKERS, EXACT, FLOOR, OPTIMIZERS
 
-_FLOOR = 1e-18  # where an exact 0 is drawn on a logarithmic axis
-_EXACT = 1e-6
 _COLOURS = {"clean": "C0", "control": "0.5", "epsilon": "C1", "weight_decay": "C2", "clipping": "C3"}
 
 
@@ -25,7 +23,7 @@ def deviation_figure(deviations: Mapping[str, Tensor], title: str) -> Figure:
         style = "--" if kind == "corrected" else ":" if what == "control" else "-"
         label = f"{what}, {kind}" if kind == "corrected" else what
         steps = range(1, len(values) + 1)
-        axes.plot(steps, values.clamp(min=_FLOOR).tolist(), style, color=_COLOURS[what], label=label)
+        axes.plot(steps, values.clamp(min=FLOOR).tolist(), style, color=_COLOURS[what], label=label)
     _logarithmic(axes, "step", f"θ = λφ against its group: {title}")
     axes.legend(fontsize="small", ncols=2)
     return figure
@@ -40,7 +38,7 @@ def study_figures(rows: Sequence[Row]) -> Mapping[str, Figure]:
             for kind, style in (("deviation", "o-"), ("corrected", "x--")):
                 points = sorted((at["scale"], at[f"{kind}/{what}"]) for at in own if f"{kind}/{what}" in at)
                 if points:
-                    heights = [max(height, _FLOOR) for _, height in points]
+                    heights = [max(height, FLOOR) for _, height in points]
                     label = optimizer if kind == "deviation" else None
                     axes.plot([scale for scale, _ in points], heights, style, color=f"C{number}", label=label)
         axes.set_xscale("log")
@@ -51,6 +49,6 @@ def study_figures(rows: Sequence[Row]) -> Mapping[str, Figure]:
 
 
 def _logarithmic(axes: Axes, x: str, title: str) -> None:
-    axes.axhline(_EXACT, color="k", linewidth=0.8)
+    axes.axhline(EXACT, color="k", linewidth=0.8)
     axes.set(yscale="log", xlabel=x, ylabel="apart, of the way from the start", title=title)
     axes.grid(alpha=0.25)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
 from torch import Tensor
 
 from tasks.api import Context
-from tasks.layerwise import OPTIMIZERS, LayerwiseParams
+from tasks.layerwise import FLOOR, OPTIMIZERS, LayerwiseParams
 from tasks.layerwise.figures import deviation_figure
 from tasks.layerwise.gradients import clip
 from tasks.layerwise.reparametrised import equivalent, exponent
@@ -74,4 +75,5 @@ def trajectories(params: LayerwiseParams, seed: int) -> dict[str, tuple[Trajecto
 
 
 def _greatest(deviations: Mapping[str, Tensor], step: int) -> dict[str, float]:
-    return {name: values[:step].max().item() for name, values in deviations.items()}
+    found = {name: values[:step].max().item() for name, values in deviations.items()}
+    return {"digits": -math.log10(max(found["deviation/clean"], FLOOR)), **found}

@@ -14,9 +14,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from tasks.api import Row, Support, Verdict
-from tasks.layerwise import BREAKERS, OPTIMIZERS
+from tasks.layerwise import BREAKERS, EXACT, OPTIMIZERS
 
-EXACT = 1e-6
 POWER = 1e-2
 """The least deviation of the control at which a trial counts."""
 

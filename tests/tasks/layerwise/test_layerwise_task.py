@@ -32,10 +32,12 @@ def row(optimizer: str, scale: float = 3.0, **changed) -> Row:
 def test_a_trial_finds_the_claim_exact_and_each_breaker_costly(tmp_path, optimizer):
     metrics, context = run(tmp_path, optimizer=optimizer, scale=0.3, steps=60)
     breakers = BREAKERS[1:] if optimizer in ("sgd", "momentum") else BREAKERS
-    expected = {"optimizer", "scale", "clipped", "loss/first", "loss/last", "deviation/clean", "deviation/control"}
+    expected = {"optimizer", "scale", "digits", "clipped", "loss/first", "loss/last"}
+    expected |= {"deviation/clean", "deviation/control"}
     expected |= {f"{kind}/{name}" for kind in ("deviation", "corrected") for name in breakers}
     assert set(metrics) == expected
     assert metrics["deviation/clean"] < 1e-12
+    assert metrics["digits"] == pytest.approx(-math.log10(metrics["deviation/clean"]))
     assert metrics["deviation/control"] > 0.1
     for name in breakers:
         assert metrics[f"deviation/{name}"] > 1e-6
@@ -43,7 +45,7 @@ def test_a_trial_finds_the_claim_exact_and_each_breaker_costly(tmp_path, optimiz
     assert metrics["loss/last"] < 0.8 * metrics["loss/first"]
     assert 0 < metrics["clipped"] <= 1
     assert [step for step, _ in context.reports] == list(range(6, 61, 6))
-    assert context.reports[-1][1]["deviation/clean"] == metrics["deviation/clean"]
+    assert context.reports[-1][1] == {name: metrics[name] for name in context.reports[-1][1]}
     assert [path.name for path in (tmp_path / "artifacts").iterdir()] == ["deviations.png"]
 
 
@@ -120,6 +122,7 @@ def test_what_could_not_fail_proves_nothing(tmp_path):
     """λ = 1: both powers are right. Such a trial does not count, and alone it decides nothing."""
     metrics, _ = run(tmp_path, optimizer="sgd", scale=1.0, steps=5)
     assert metrics["deviation/control"] == 0
+    assert metrics["digits"] == 18
     blind = Row("blind", {}, metrics)
     assert TASK.conclude([blind]).support is Support.UNDECIDED
     verdict = TASK.conclude([blind, *(row(name) for name in OPTIMIZERS[1:])])
