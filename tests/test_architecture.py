@@ -89,6 +89,7 @@ def test_listing_tasks_imports_nothing_heavy():
         "tasks.angles",
         "tasks.dogs",
         "tasks.dogs.folders",
+        "tasks.layerwise",
         "tasks.terms",
         "tasks.api",
         "orchestrator.cli",
