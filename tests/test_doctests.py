@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 import tasks.angles
+import tasks.compare
+import tasks.ensemble
 import tasks.terms
 
 
@@ -25,6 +27,9 @@ def modules_of(package) -> list[str]:
         "tasks.api",
         "tasks.dogs",
         *modules_of(tasks.angles),
+        *modules_of(tasks.compare),
+        *modules_of(tasks.ensemble),
+        "tasks.logits",
         *modules_of(tasks.terms),
         "orchestrator.study",
         "orchestrator.studyfile",

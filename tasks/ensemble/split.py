@@ -2,9 +2,9 @@
 
 The photos fall into a report part, which nothing ever chooses by, and a search part, which falls into folds.
 
->>> parts = split(("a/1", "a/2", "a/3", "b/1", "b/2", "b/3"), np.array([0, 0, 0, 1, 1, 1]), 0.5, 2, seed=0)
+>>> parts = split(tuple("abcdefgh"), np.array([0, 0, 0, 0, 1, 1, 1, 1]), 0.5, 2, seed=0)
 >>> len(parts.report), [len(fold) for fold in parts.folds]
-(3, [2, 1])
+(4, [2, 2])
 """
 
 from __future__ import annotations
