@@ -18,12 +18,11 @@ given it as its metric.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field as Bounded
 
-from tasks.api import Choice, Context, Field, Goal, InputError, IntRange, Params, Resources, Row, Support, Task, Verdict
+from tasks.api import Choice, Context, Field, Goal, IntRange, Params, Resources, Row, Support, Task, Verdict
 
 
 class EnsembleParams(Params):
@@ -70,14 +69,6 @@ def run(params: EnsembleParams, context: Context) -> Mapping[str, float]:
     return run(params, context)
 
 
-def check(params: EnsembleParams, data: Path | None) -> None:
-    """A soup is evaluated on photos."""
-    if data is None and params.method in ("soup", "greedy_soup"):
-        raise InputError(f"method={params.method} needs data=FOLDER: the photos that the members were validated on")
-    if data is not None and not data.exists():
-        raise InputError(f"{data} does not exist")
-
-
 def conclude(rows: Sequence[Row]) -> Verdict:
     """Is the setting that the search part found best above the best single member on the report part?"""
     best = rows[0].metrics
@@ -87,7 +78,7 @@ def conclude(rows: Sequence[Row]) -> Verdict:
         f"{best['report/top1']:.4f} where the best single member has {best['report/single/top1']:.4f}: {gain:+.2f} "
         f"points (95 % paired {low:+.2f} … {high:+.2f}, McNemar p {best['report/mcnemar_p']:.2g})"
     )
-    how = f"on {best['report/photos']:.0f} photos that chose nothing; the best of {len(rows)} settings on the others"
+    how = f"on {best['report/photos']:.0f} photos that chose nothing; the best of {len(rows)} trials on the others"
     if low > 0:
         return Verdict(Support.SUPPORTED, f"The ensemble is better: {found}, {how}.")
     if high < 0:
@@ -142,7 +133,6 @@ TASK = Task(
     },
     resources=Resources(cpus=1),
     run=run,
-    check=check,
     conclude=conclude,
     reads_inputs=True,
 )

@@ -162,7 +162,7 @@ def test_the_verdict_is_the_reports_interval(low, high, support, tmp_path):
     metrics |= {"report/gain_low": low, "report/gain_high": high, "gain_low": 0.5, "gain_high": 0.6}
     verdict = TASK.conclude([Row("t1", {}, metrics), Row("t2", {}, metrics)])
     assert verdict.support is support
-    assert "best of 2 settings" in verdict.sentence
+    assert "best of 2 trials" in verdict.sentence
 
 
 def test_the_generated_classifiers_come_near_their_best_combination(tmp_path):
@@ -235,6 +235,6 @@ def test_too_few_photos_are_refused(tmp_path):
         ran(tmp_path, inputs_of(tmp_path / "in", drawn(photos=12)), folds=5)
 
 
-def test_soups_need_data():
-    with pytest.raises(InputError, match="needs data=FOLDER"):
-        TASK.check(TASK.params(method="soup"), None)
+def test_soups_need_data(tmp_path):
+    with pytest.raises(InputError, match="give the study the photos"):
+        ran(tmp_path, inputs_of(tmp_path / "in", drawn()), method="soup")
