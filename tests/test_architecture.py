@@ -87,9 +87,11 @@ def test_listing_tasks_imports_nothing_heavy():
     heavy = {"torch", "timm", "torchvision", "matplotlib", "scipy", "mlflow", "ray"}
     for name in (
         "tasks.angles",
+        "tasks.compare",
         "tasks.dogs",
         "tasks.dogs.folders",
         "tasks.layerwise",
+        "tasks.ensemble",
         "tasks.terms",
         "tasks.api",
         "orchestrator.cli",

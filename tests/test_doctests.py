@@ -11,6 +11,8 @@ import pytest
 
 import tasks.angles
 import tasks.layerwise
+import tasks.compare
+import tasks.ensemble
 import tasks.terms
 
 
@@ -27,6 +29,9 @@ def modules_of(package) -> list[str]:
         "tasks.dogs",
         *modules_of(tasks.angles),
         *modules_of(tasks.layerwise),
+        *modules_of(tasks.compare),
+        *modules_of(tasks.ensemble),
+        "tasks.logits",
         *modules_of(tasks.terms),
         "orchestrator.study",
         "orchestrator.studyfile",
