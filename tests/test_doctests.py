@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 import tasks.angles
-import tasks.layerwise
 import tasks.compare
 import tasks.ensemble
+import tasks.layerwise
 import tasks.terms
 
 
