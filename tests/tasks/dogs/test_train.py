@@ -15,7 +15,6 @@ from tasks import serving
 from tasks.api import InputError
 from tasks.dogs import TASK, DogParams, drawn
 from tasks.dogs.backbone import load_backbone
-from tasks.dogs.heads import Head
 from tasks.dogs.photos import read_photo
 
 SMALL = {"backbone": "test_efficientnet", "weights": "none", "resolution": 64, "batch_size": 16}
@@ -146,14 +145,6 @@ def test_features_are_computed_once_for_all_trials(dogs, tmp_path, capsys):
         FakeContext(tmp_path / "b", data=dogs, cache=context.cache),
     )
     assert "features of view" not in capsys.readouterr().out
-
-
-def test_the_heads_start_at_chance_and_gate_as_written():
-    features = torch.randn(5, 12)
-    assert torch.equal(Head("linear", 12, 3, 8, 0.0)(features), torch.zeros(5, 3))
-    head = Head("glu", 12, 3, 8, 0.0)
-    a, b = head.gate[0](features).split(8, dim=1)
-    assert torch.allclose(head.gate(features), a * torch.sigmoid(b))
 
 
 def test_drawn_dogs_are_drawn_alike_each_time():
