@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-import pytest
 
 from tasks.dogs.blend import GRID, Scores, choose, cross_fitted, halves
 
@@ -73,4 +72,5 @@ def test_equal_hits_are_decided_by_the_loss():
 def test_scores_that_are_no_numbers_stay_so():
     scores, labels, half = planted()
     scores.main[3, 1] = np.nan
-    assert np.isnan(cross_fitted(scores, labels, half).scores).any() == pytest.approx(True)
+    with np.errstate(invalid="ignore"):
+        assert np.isnan(cross_fitted(scores, labels, half).scores[3]).any()

@@ -46,7 +46,7 @@ def test_the_gradient_of_the_centre_loss_is_the_closed_form():
     loss.backward()
     scale = CONTEST_WIDTH / 8
     away = 2 * scale * (g - centres[y]).detach()
-    assert float(loss) == pytest.approx(float((away / 2).square().sum() / scale), rel=1e-5)
+    assert float(loss.detach()) == pytest.approx(float((away / 2).square().sum() / scale), rel=1e-5)
     assert torch.allclose(g.grad, away, atol=1e-5)
     assert torch.allclose(centres.grad, torch.stack([-away[y == c].sum(0) for c in range(4)]), atol=1e-5)
 
