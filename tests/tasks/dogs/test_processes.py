@@ -33,7 +33,7 @@ def one_rank(rank, root, port):
 def both(tmp_path_factory):
     """``(what one process did, what rank 0 of two did, what rank 1 did)``, each (result, reports, checkpoints)."""
     root = tmp_path_factory.mktemp("ranks")
-    drawn.write(root / "dogs", {"train": 6, "val": 2}, drawn.BREEDS[:4])
+    drawn.write(root / "dogs", {"train": 6, "val": 2}, drawn.BREEDS[:6])
     alone = FakeContext(root / "alone", data=root / "dogs", cache=root / "cache")
     result = TASK.run(DogParams(**PARAMS), alone)
     with socket.socket() as free:

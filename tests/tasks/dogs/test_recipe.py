@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from contextlib import nullcontext
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -91,7 +91,7 @@ def test_layers_learn_at_rates_that_decay_towards_the_input():
     assert max(rates.values()) == 1.0
     assert rates[id(net.conv_stem.weight)] == min(rates.values()) < rates[id(net.conv_head.weight)]
     distinct = sorted(set(rates.values()))
-    assert all(b == 2 * a for a, b in zip(distinct, distinct[1:], strict=False))
+    assert all(b == 2 * a for a, b in pairwise(distinct))
     assert len(backbone_groups(net, last_stages(net, 1), 0.1, 1.0)) == 1
 
 
@@ -212,7 +212,7 @@ def test_reading_ahead_gives_all_and_raises_here_what_went_wrong_there():
     assert list(ahead(iter(range(50)))) == list(range(50))
     items = ahead(broken())
     assert next(items) == 1
-    with pytest.raises(OSError, match="the disk is gone"), nullcontext():
+    with pytest.raises(OSError, match="the disk is gone"):
         next(items)
     items = ahead(iter(range(10**9)))
     assert next(items) == 0
