@@ -144,7 +144,7 @@ class FinetuneLearner:
     def groups(self) -> list[dict[str, Any]]:
         params, net = self._params, self._backbone.net
         return head_groups(self.head, params.lr) + backbone_groups(
-            net, self._stages, params.backbone_lr, params.layer_decay
+            net, self._stages, params.backbone_lr, params.layer_decay, params.weight_decay
         )
 
     def begin_epoch(self, epoch: int) -> None:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import timm
 from torch import nn
 
+from tasks.layerwise.groups import parameter_groups
+
 if TYPE_CHECKING:
     from tasks.dogs.params import DogParams
 
@@ -43,15 +45,11 @@ def head_groups(head: nn.Module, lr: float) -> list[dict[str, Any]]:
     return groups + ([{"params": centres, "lr": lr, "weight_decay": 0.0}] if centres else [])
 
 
-def backbone_groups(net: Any, trained: list[nn.Parameter], lr: float, decay: float) -> list[dict[str, Any]]:
+def backbone_groups(
+    net: nn.Module, trained: list[nn.Parameter], lr: float, decay: float, weight_decay: float
+) -> list[dict[str, Any]]:
     """Parameter groups of a backbone: the last layer learns at ``lr``, each before it at ``decay`` times the next's."""
-    if decay == 1:
-        return [{"params": trained, "lr": lr}]
-    layers = timm.models.group_parameters(net, net.group_matcher(coarse=False))
-    named, wanted = dict(net.named_parameters()), {id(parameter) for parameter in trained}
-    last = max(layers)
-    return [
-        {"params": own, "lr": lr * decay ** (last - layer)}
-        for layer in sorted(layers)
-        if (own := [named[name] for name in layers[layer] if id(named[name]) in wanted])
-    ]
+    net.requires_grad_(False)
+    for parameter in trained:
+        parameter.requires_grad_(True)
+    return list(parameter_groups(net, lr=lr, layer_decay=decay, weight_decay=weight_decay))

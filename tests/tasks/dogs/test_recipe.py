@@ -85,14 +85,14 @@ def test_each_stage_trains_what_it_should_and_leaves_the_rest_bit_for_bit(ran):
 
 def test_layers_learn_at_rates_that_decay_towards_the_input():
     net = load_backbone("test_efficientnet", "none").net
-    groups = backbone_groups(net, list(net.parameters()), 1.0, 0.5)
+    groups = backbone_groups(net, list(net.parameters()), 1.0, 0.5, 0.01)
     rates = {id(parameter): group["lr"] for group in groups for parameter in group["params"]}
     assert len(rates) == len(list(net.parameters()))
     assert max(rates.values()) == 1.0
     assert rates[id(net.conv_stem.weight)] == min(rates.values()) < rates[id(net.conv_head.weight)]
     distinct = sorted(set(rates.values()))
     assert all(b == 2 * a for a, b in pairwise(distinct))
-    assert len(backbone_groups(net, last_stages(net, 1), 0.1, 1.0)) == 1
+    assert len(backbone_groups(net, last_stages(net, 1), 0.1, 1.0, 0.01)) == 1
 
 
 def test_accumulating_is_the_large_batch(ran):
