@@ -90,6 +90,7 @@ def test_listing_tasks_imports_nothing_heavy():
         "tasks.dogs",
         "tasks.dogs.folders",
         "tasks.terms",
+        "tasks.multilabel",
         "tasks.api",
         "orchestrator.cli",
         "orchestrator.study",
