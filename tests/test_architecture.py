@@ -93,6 +93,7 @@ def test_listing_tasks_imports_nothing_heavy():
         "tasks.layerwise",
         "tasks.ensemble",
         "tasks.terms",
+        "tasks.multilabel",
         "tasks.api",
         "orchestrator.cli",
         "orchestrator.study",

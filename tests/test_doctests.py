@@ -13,6 +13,7 @@ import tasks.angles
 import tasks.compare
 import tasks.ensemble
 import tasks.layerwise
+import tasks.multilabel
 import tasks.terms
 
 
@@ -32,6 +33,7 @@ def modules_of(package) -> list[str]:
         *modules_of(tasks.compare),
         *modules_of(tasks.ensemble),
         "tasks.logits",
+        *modules_of(tasks.multilabel),
         *modules_of(tasks.terms),
         "orchestrator.study",
         "orchestrator.studyfile",
