@@ -55,9 +55,8 @@ def _claims(findings: Sequence[Finding]) -> Figure:
         claim = finding.claim
         labels.append(f"{claim.says} ({claim.arm} / {claim.against}; {claim.source})")
     axes.axvline(1, color="black", linewidth=0.8)
-    axes.set(
-        xscale="log", ylim=(-0.6, len(findings) - 0.4), xlabel="ratio, 95 % interval (accuracy: e^(10·difference))"
-    )
+    axes.set(xscale="log", ylim=(-0.6, len(findings) - 0.4))
+    axes.set_xlabel("ratio, 95 % interval (accuracy: e to 10 times the difference)")
     axes.set_yticks(range(len(findings)), labels, fontsize=9)
     axes.grid(axis="x", alpha=0.25)
     axes.set_title(f"Claims of paper and post, {findings[0].seeds} paired seeds")
@@ -65,7 +64,7 @@ def _claims(findings: Sequence[Finding]) -> Figure:
 
 
 def _bands(rows: Sequence[Row]) -> Figure:
-    """A column for each arm at the largest learning rate at which the fewest runs diverged; means over seeds of logs."""
+    """A column for each arm, at the largest rate at which the fewest runs diverged; means over seeds of logs."""
     lr = _clearest_rate(rows)
     seen = {arm: [r for r in rows if _is(r, arm, lr) and not r.metrics["diverged"]] for arm in ARMS}
     arms = [arm for arm in ARMS if seen[arm]] or [arm for arm in ARMS if any(_is(r, arm, lr) for r in rows)]

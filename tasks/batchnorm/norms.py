@@ -42,7 +42,8 @@ class Standardise(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         mean, variance = self._statistics(x) if self.training else (self.running_mean, self.running_var)
         shape = (1, -1, *[1] * (x.dim() - 2))
-        weight, bias = self.weight, self.bias
+        weight: Tensor = self.weight
+        bias: Tensor = self.bias
         if self._scale:
             weight = weight * torch.rsqrt(variance + self._epsilon)
         if self._centre:
@@ -98,12 +99,10 @@ class NoisyBatchNorm(nn.Module):
     def _noise(self, y: Tensor) -> tuple[Tensor, Tensor]:
         """m and s, each (n, c, 1, …)."""
         samples, channels = y.shape[:2]
-        mean = torch.empty(1, channels, dtype=y.dtype, device=y.device).uniform_(-self.SHIFT, self.SHIFT)
+        mean = y.new_empty(1, channels).uniform_(-self.SHIFT, self.SHIFT)
         deviation = torch.empty_like(mean).uniform_(1, self.STRETCH)
-        shift = mean + torch.empty(samples, channels, dtype=y.dtype, device=y.device).uniform_(
-            -self.SPREAD, self.SPREAD
-        )
-        stretch = deviation + self.SPREAD * torch.randn(samples, channels, dtype=y.dtype, device=y.device)
+        shift = mean + y.new_empty(samples, channels).uniform_(-self.SPREAD, self.SPREAD)
+        stretch = deviation + self.SPREAD * y.new_empty(samples, channels).normal_()
         shape = (samples, channels, *[1] * (y.dim() - 2))
         return shift.view(shape), stretch.view(shape)
 

@@ -40,7 +40,7 @@ def trains(network: nn.Module, loss: Loss, batches: Sequence[tuple[Tensor, Tenso
     """Whether SGD over these batches, one step each, lowers the loss: its mean over the last quarter of them is below
     the first batch's, and it is finite throughout. Works on a copy, and draws its noise aside."""
     network = copy.deepcopy(network).train()
-    weights = list(network.parameters())
+    weights: list[Tensor] = list(network.parameters())
     losses: list[float] = []
     devices = [weights[0].device] if weights[0].device.type == "cuda" else []
     with torch.random.fork_rng(devices):

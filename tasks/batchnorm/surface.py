@@ -28,8 +28,9 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 REACH, POINTS = (0.5, 4.0), 6
 """How far along the gradient it is looked, in learning rates, and at how many points, evenly in the logarithm."""
-CAP = 1e30
-"""What a loss or a distance counts as that is larger or no number: a step may leave what float32 can hold."""
+CAP = 1e6
+"""What counts for a loss, a gradient's change or a β that is larger or no number: one overshoot is not to outweigh all
+the rest of a training. A loss above it has diverged."""
 
 
 class Surface:
@@ -165,7 +166,7 @@ def layer_spread(surface: Surface, gradient: Tensor, layers: list[str]) -> float
     """How unequally a step moves the layers: the standard deviation over layers of ln(‖∇_W L‖/‖W‖)."""
     parts = dict(zip(surface.sizes, zip(*_split(surface, gradient), strict=True), strict=True))
     ratios = [float(g.norm() / w.norm()) for g, w in (parts[layer] for layer in layers)]
-    logs = [math.log(max(ratio, 1 / CAP)) for ratio in ratios if math.isfinite(ratio)]
+    logs = [math.log(max(ratio, 1e-30)) for ratio in ratios if math.isfinite(ratio)]
     return float(np.std(logs)) if logs else 0.0
 
 

@@ -19,16 +19,14 @@ from tasks.batchnorm.exact import smoothness
 from tasks.batchnorm.figures import trial_figure
 from tasks.batchnorm.networks import make_network, weights_of
 from tasks.batchnorm.stability import largest_stable, trains
-from tasks.batchnorm.surface import Surface, covariate_shift, layer_spread, look_along, top_eigenvalue
+from tasks.batchnorm.surface import CAP, Surface, covariate_shift, layer_spread, look_along, top_eigenvalue
 
 if TYPE_CHECKING:
     from tasks.batchnorm import BatchNormParams
 
-DIVERGED = 1e6
-"""A loss above this has diverged."""
 SHIFT_LAYERS = 3
 """On how many layers, evenly spread and the last among them, the covariate shift is measured."""
-_MEDIANS = (
+_SEEN = (
     "landscape/loss_range", "landscape/gradient_change", "landscape/beta", "gradient/spread", "hessian/top",
     "shift/distance", "shift/cosine",
 )  # fmt: skip
@@ -96,7 +94,7 @@ class _Trainer:
         self._network.train()
         loss = self._data.loss(self._network(x), y)
         value = loss.item()
-        self.step, self.diverged = step, not value <= DIVERGED  # NaN is no smaller
+        self.step, self.diverged = step, not value <= CAP  # NaN is no smaller
         if not self.diverged:
             self._optimizer.zero_grad(set_to_none=True)
             loss.backward()
@@ -108,7 +106,7 @@ class _Trainer:
         """What is reported at this step, and remembered if it was probed."""
         if found:
             self.history.append({"step": self.step, **found})
-        shown = {name: value for name, value in found.items() if name in _MEDIANS}
+        shown = {name: value for name, value in found.items() if name in _SEEN}
         if self._losses:
             shown["train/loss"] = float(np.mean(self._losses))
             self._losses = []
@@ -124,9 +122,9 @@ class _Trainer:
             "diverged": float(self.diverged), "diverged/step": float(self.step * self.diverged),
             "data/unreadable": float(self._data.unreadable), **self._once,
         }  # fmt: skip
-        for name in _MEDIANS:
+        for name in _SEEN:
             if values := [row[name] for row in self.history if name in row]:
-                metrics[name] = float(np.median(values))
+                metrics[name] = float(np.mean(values))
         for stage, rows in enumerate(np.array_split(np.arange(len(self.history)), STAGES), 1):
             for name in BANDS if len(rows) else ():
                 metrics[f"bands/{name}/{stage}"] = float(np.mean([self.history[row][name] for row in rows]))
@@ -153,7 +151,7 @@ class _Trainer:
         began = time.monotonic()
         surface = Surface(self._network, self._data.loss, x, y)
         loss, gradient = surface.gradient(surface.here)
-        if not (loss <= DIVERGED and bool(gradient.isfinite().all())):
+        if not (loss <= CAP and bool(gradient.isfinite().all())):
             return {}  # the step itself will say so
         seen = look_along(surface, gradient, self._params.lr)
         found = {
@@ -175,7 +173,8 @@ class _Trainer:
     def _measure_once(self) -> dict[str, float]:
         """What does not change along training: the inputs' smoothness, and the largest stable learning rate."""
         inputs = self._data.train.x[:2000]
-        inputs = inputs - inputs.amin()  # a pixel's zero is black again
+        if inputs.dim() == 4:
+            inputs = inputs - inputs.amin((0, 2, 3), keepdim=True)  # black is 0 again
         once = {
             "input/lambda": smoothness(inputs), "input/lambda_centred": smoothness(inputs, centred=True),
             "input/lambda_scaled": smoothness(inputs, scaled=True),

@@ -5,6 +5,10 @@ and learning rate began from the same weights and saw the same batches, so their
 averaged over the rates within a seed, whose runs are no independent evidence, and the interval is Student's over the
 seeds: 95 % for each claim by itself.
 
+A trial's number is the mean over its probes, the area of the band in the paper's figures. Once a network has learnt its
+training samples by heart the landscape is flat in every arm, and a median or a mean of logarithms would mostly compare
+how flat.
+
 What diverges has no landscape: a learning rate counts only where neither arm diverged on any seed. That spares the arm
 that diverges, which is left out where it is at its worst. For accuracy each arm has its own best rate, chosen on
 held-out samples, where a run that diverged scores 0.
