@@ -100,7 +100,7 @@ def _rates(rows: Sequence[Row]) -> Figure:
         left.plot([r.params["lr"] for r in own], [r.metrics["test/score"] for r in own], ".", color=_COLOURS[arm])
         stable = {(r.seed, r.metrics["stable/lr"]) for r in own if "stable/lr" in r.metrics}
         right.plot([place] * len(stable), [lr for _, lr in stable], "o", color=_COLOURS[arm], alpha=0.6)
-    left.set(xscale="log", xlabel="learning rate", ylabel="test score", title="Score (diverged: 0)", ylim=(-0.03, 1.03))
+    left.set(xscale="log", xlabel="learning rate", ylabel="test score", title="Score (diverged: 0)")
     left.legend(fontsize="small")
     right.set(yscale="log", title="Largest stable learning rate", ylabel="learning rate")
     right.set_xticks(range(len(present)), present)

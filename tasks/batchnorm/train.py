@@ -44,12 +44,12 @@ def train(params: BatchNormParams, context: Context) -> Mapping[str, float]:
     trainer = _Trainer(params, context, data)
     probed = probe_steps(params.steps, params.probes)
     for step in range(trainer.step + 1, params.steps + 1):
+        if trainer.diverged:
+            break
         found = trainer.advance(step, probe=step in probed)
         if step in probed or trainer.diverged:
             context.report(step, **trainer.report(found))
             context.save(step, trainer.state())
-        if trainer.diverged:
-            break
     _write(context, trainer.history, params.norm, params.lr)
     return trainer.results()
 
@@ -144,8 +144,6 @@ class _Trainer:
             torch.cuda.set_rng_state(state["cuda"])
         self.step, self.history, self.diverged = step, list(state["history"]), state["diverged"]
         self._once, self._spent = dict(state["once"]), dict(state["spent"])
-        if self.diverged:
-            self.step = self._params.steps  # nothing is left to do
 
     def _probe(self, x: Tensor, y: Tensor, step: int) -> dict[str, float]:
         began = time.monotonic()

@@ -92,7 +92,9 @@ class Finding:
     def __str__(self) -> str:
         if self.claim.is_difference:
             return f"{self.value:+.3f} ({self.low:+.3f} … {self.high:+.3f})"
-        return f"×{self.value:.2g} ({self.low:.2g} … {self.high:.2g})"
+        ends = (self.value, self.low, self.high)
+        value, low, high = (f"{number:.2g}" if number < 100 else f"{number:.0f}" for number in ends)
+        return f"×{value} ({low} … {high})"
 
 
 def conclude(rows: Sequence[Row]) -> Verdict:
