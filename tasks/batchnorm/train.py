@@ -66,7 +66,7 @@ class _Trainer:
     """
 
     def __init__(self, params: BatchNormParams, context: Context, data: Data) -> None:
-        self._params, self._seed, self._data, self._began = params, context.seed, data, time.monotonic()
+        self._params, self._seed, self._data, self._began = params, context.seed, data, time.process_time()
         torch.manual_seed(context.seed)
         shape = data.train.x.shape[1:]
         self._network = make_network(
@@ -110,8 +110,8 @@ class _Trainer:
         if self._losses:
             shown["train/loss"] = float(np.mean(self._losses))
             self._losses = []
-        self._spent["all"] += time.monotonic() - self._began
-        self._began = time.monotonic()
+        self._spent["all"] += time.process_time() - self._began
+        self._began = time.process_time()
         shown |= {"val/score": self._score(self._val), "probe/share": self._spent["probes"] / self._spent["all"]}
         return {**shown, "diverged": float(self.diverged), "diverged/step": float(self.step * self.diverged)}
 
@@ -146,7 +146,7 @@ class _Trainer:
         self._once, self._spent = dict(state["once"]), dict(state["spent"])
 
     def _probe(self, x: Tensor, y: Tensor, step: int) -> dict[str, float]:
-        began = time.monotonic()
+        began = time.process_time()
         surface = Surface(self._network, self._data.loss, x, y)
         loss, gradient = surface.gradient(surface.here)
         if not (loss <= CAP and bool(gradient.isfinite().all())):
@@ -165,7 +165,7 @@ class _Trainer:
             chosen = np.linspace(0, len(self._layers) - 1, min(len(self._layers), SHIFT_LAYERS + 1)).round()[1:]
             layers = [self._layers[int(i)] for i in chosen]
             found["shift/distance"], found["shift/cosine"] = covariate_shift(surface, gradient, self._params.lr, layers)
-        self._spent["probes"] += time.monotonic() - began
+        self._spent["probes"] += time.process_time() - began
         return found
 
     def _measure_once(self) -> dict[str, float]:
@@ -178,11 +178,11 @@ class _Trainer:
             "input/lambda_scaled": smoothness(inputs, scaled=True),
             "input/lambda_standardised": smoothness(inputs, centred=True, scaled=True),
         }  # fmt: skip
-        began, steps = time.monotonic(), self._params.stability_steps
+        began, steps = time.process_time(), self._params.stability_steps
         if steps:
             first = list(batches(self._train, self._params.batch_size, self._seed, range(1, steps + 1)))
             once["stable/lr"] = largest_stable(lambda lr: trains(self._network, self._data.loss, first, lr))
-        self._spent["probes"] += time.monotonic() - began
+        self._spent["probes"] += time.process_time() - began
         return once
 
     @torch.no_grad()
