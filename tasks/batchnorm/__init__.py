@@ -143,7 +143,7 @@ TASK = Task(
         "input/lambda_centred": "λmax(Σ): the same once each feature is centred",
         "input/lambda_scaled": "the same once each feature is divided by its deviation, but not centred",
         "input/lambda_standardised": "the same once both is done",
-        "probe/share": "share of the run's processor time that all probes took, the search for the stable rate among them",
+        "probe/share": "share of the run's processor time that all probes took, the stable rate's search too",
         "data/unreadable": "pictures left out because they could not be read; the trial's log names them",
         **_stage_reports(),
     },
