@@ -93,7 +93,7 @@ class Finding:
         if self.claim.is_difference:
             return f"{self.value:+.3f} ({self.low:+.3f} … {self.high:+.3f})"
         ends = (self.value, self.low, self.high)
-        value, low, high = (f"{number:#.2g}" if 0.01 <= number < 99.5 else f"{number:.0f}" for number in ends)
+        value, low, high = (f"{number:#.2g}" if number < 9.95 else f"{number:.0f}" for number in ends)
         return f"×{value} ({low} … {high})"
 
 
