@@ -88,6 +88,7 @@ def test_listing_tasks_imports_nothing_heavy():
     for name in (
         "tasks.angles",
         "tasks.compare",
+        "tasks.batchnorm",
         "tasks.dogs",
         "tasks.dogs.folders",
         "tasks.layerwise",

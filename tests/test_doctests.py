@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import tasks.angles
+import tasks.batchnorm
 import tasks.compare
 import tasks.ensemble
 import tasks.layerwise
@@ -34,6 +35,7 @@ def modules_of(package) -> list[str]:
         *modules_of(tasks.ensemble),
         "tasks.logits",
         *modules_of(tasks.multilabel),
+        *modules_of(tasks.batchnorm),
         *modules_of(tasks.terms),
         "orchestrator.study",
         "orchestrator.studyfile",
