@@ -10,7 +10,7 @@ demo: $(STAMP)
 	$(BIN)/orchestrator demo
 
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 # Kills, starves and cuts off real processes: about half an hour.
 test-faults: $(STAMP)
