@@ -124,7 +124,7 @@ def test_a_single_line_of_fifty_megabytes(tmp_path):
         ("a.txt", "电".encode("utf-16"), "UTF-16"),
         ("a.txt.gz", b"no gzip", "is it whole"),
         ("a.txt.zst", b"no zstd", "is it whole"),
-        ("a.txt.gz", gzip.compress(b"x" * 10_000)[:40], "is it whole"),
+        ("a.txt.gz", gzip.compress(b"x" * 10_000, mtime=0)[:40], "is it whole"),
     ],
 )
 def test_what_is_no_text_is_refused(tmp_path, name, data, message):
