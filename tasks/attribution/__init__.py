@@ -15,7 +15,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from tasks.api import Choice, Context, Field, Goal, Params, Resources, Row, Task, Uniform, Verdict
+from tasks.api import Choice, Context, Field, Goal, InputError, Params, Resources, Row, Task, Uniform, Verdict
+from tasks.dogs.folders import find_photos
+from tasks.dogs.packaged import PACKAGED
 
 
 class AttributionParams(Params):
@@ -66,10 +68,16 @@ def run(params: AttributionParams, context: Context) -> Mapping[str, float]:
 
 def check(params: AttributionParams, data: Path | None) -> None:
     """Report wrong data, an unknown backbone and missing weights before anything starts."""
-    from tasks.dogs import DogParams
-    from tasks.dogs import check as check_dogs
+    if data is not None:
+        find_photos(data)
+    if params.weights not in ("packaged", "pretrained", "none") and not Path(params.weights).expanduser().is_file():
+        raise InputError(
+            f"params.weights={params.weights}: there is no such file (or give packaged, pretrained or none)"
+        )
+    if params.backbone not in PACKAGED:
+        from tasks.dogs.backbone import check_backbone
 
-    check_dogs(DogParams(backbone=params.backbone, weights=params.weights), data)
+        check_backbone(params.backbone, params.weights)
 
 
 def conclude(rows: Sequence[Row]) -> Verdict:

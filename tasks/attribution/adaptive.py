@@ -11,6 +11,7 @@ five times that: errors of both signs that happen to cancel are not taken for co
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -49,16 +50,18 @@ class Path:
     start: Tensor
     end: Tensor
     nodes: dict[float, Node] = field(default_factory=dict)
-    panels: list[tuple[float, float]] = field(
-        default_factory=lambda: [(k / PANELS, (k + 1) / PANELS) for k in range(PANELS)]
+    panels: dict[tuple[float, float], float | None] = field(
+        default_factory=lambda: {(k / PANELS, (k + 1) / PANELS): None for k in range(PANELS)}
     )
+    """Each with Simpson's rule on it less what the score says, where its nodes are known."""
 
     def __len__(self) -> int:
         return len(self.nodes)
 
     def wanted(self) -> list[float]:
         """α of the nodes that the panels lack."""
-        return [a for a in sorted({a for panel in self.panels for a in _three(*panel)}) if a not in self.nodes]
+        new = {at for panel, gap in self.panels.items() if gap is None for at in _three(*panel)}
+        return sorted(new - self.nodes.keys())
 
     def add(self, alpha: float, value: float, gradient: Tensor) -> None:
         slope = torch.dot(gradient.flatten().double(), (self.end - self.start).flatten().double())
@@ -68,24 +71,23 @@ class Path:
     def change(self) -> float:
         return self.nodes[1.0].value - self.nodes[0.0].value
 
-    def gap(self, a: float, b: float) -> float:
-        """Simpson's rule on a panel, less what the score says."""
+    def _gap(self, a: float, b: float) -> float:
         left, middle, right = (self.nodes[at] for at in _three(a, b))
         return (b - a) * (left.slope + 4 * middle.slope + right.slope) / 6 - (right.value - left.value)
 
     def split(self, tolerance: float, max_nodes: int, absolute: float) -> bool:
         """Halve the worst panels; False when the path is done or may take no more nodes."""
-        gaps = [self.gap(*panel) for panel in self.panels]
+        gaps = {panel: self._gap(*panel) if gap is None else gap for panel, gap in self.panels.items()}
+        self.panels = {**gaps}
         allowed = max(tolerance * abs(self.change), absolute)
-        if abs(sum(gaps)) <= allowed and sum(map(abs, gaps)) <= LOCAL * allowed:
+        if abs(math.fsum(gaps.values())) <= allowed and math.fsum(map(abs, gaps.values())) <= LOCAL * allowed:
             return False
-        order = sorted(range(len(gaps)), key=lambda k: (-abs(gaps[k]), k))
-        worst = [k for k in order if self.panels[k][1] - self.panels[k][0] > NARROWEST]
-        worst = worst[: min(SPLITS, (max_nodes - len(self)) // 2)]
-        for a, b in [self.panels[k] for k in worst]:
+        worst = sorted(gaps, key=lambda panel: (-abs(gaps[panel]), panel))
+        worst = [(a, b) for a, b in worst if b - a > NARROWEST][: min(SPLITS, (max_nodes - len(self)) // 2)]
+        for a, b in worst:
             middle = (a + b) / 2
-            self.panels.remove((a, b))
-            self.panels += [(a, middle), (middle, b)]
+            del self.panels[a, b]
+            self.panels |= {(a, middle): None, (middle, b): None}
         return bool(worst)
 
     def map(self) -> Tensor:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from tasks.api import InputError
 from tasks.attribution import adaptive
-from tasks.attribution.gradients import Gradients
+from tasks.attribution.gradients import Gradients, Score
 from tasks.attribution.quadrature import RULES, rule
 
 FIRST = 8  # nodes that a rule of fixed nodes begins with
@@ -119,7 +119,7 @@ def _doubled(
     taken = torch.zeros_like(every)
     left, nodes = every, min(FIRST, max_nodes)
     while len(left):
-        part = Gradients(lambda rows, items, of=left: gradients.score(rows, of[items]), gradients.max_rows)
+        part = Gradients(_of(gradients.score, left), gradients.max_rows)
         maps[left] = fixed(part, inputs[left], baselines[left], method, nodes)
         gradients.evaluated += part.evaluated
         taken[left] += nodes
@@ -127,6 +127,11 @@ def _doubled(
         left = left[(gap[left].abs() > allowed[left]) & (taken[left] + 2 * nodes <= max_nodes)]
         nodes *= 2
     return Attribution(maps, change, gap, taken, gap.abs() <= allowed, tolerance * change.abs() < absolute)
+
+
+def _of(score: Score, items: Tensor) -> Score:
+    """The score of some of the items, counted from 0."""
+    return lambda rows, index: score(rows, items[index])
 
 
 def _assembled(paths: list[adaptive.Done], tolerance: float, absolute: float) -> Attribution:

@@ -113,7 +113,8 @@ def _attribution(
 def _faithfulness(
     job: Job, model: torch.nn.Module, photos: Tensor, targets: Tensor, maps: Mapping[str, Tensor]
 ) -> dict[str, NDArray[np.float64]]:
-    patch, result = job.params.patch, {}
+    patch = job.params.patch
+    result: dict[str, NDArray[np.float64]] = {}
     ranks = {name: squares(each, patch) for name, each in maps.items()}
     drawn = [np.random.default_rng((job.seed, number)).random(ranks["gradient"].shape[1]) for number in job.numbers]
     ranks["random"] = torch.from_numpy(np.stack(drawn)).to(photos)

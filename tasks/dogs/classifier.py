@@ -20,6 +20,11 @@ from tasks.dogs.heads import Head
 class PhotoScores(nn.Module):
     """float (n, 3, side, side) in [0, 1] → class scores (n, classes), their softmax the probabilities."""
 
+    mean: Tensor
+    std: Tensor
+    feature_mean: Tensor
+    feature_std: Tensor
+
     def __init__(
         self, net: nn.Module, head: nn.Module, mean: tuple[float, ...], std: tuple[float, ...], views: int = 1,
         scaling: dict[str, Tensor] | None = None,
