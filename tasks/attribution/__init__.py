@@ -39,11 +39,11 @@ class AttributionParams(Params):
     """Noisy copies, where there is noise."""
     samples: int = Field(64, ge=2, le=100_000)
     """Gradients a photo, of ``expected``."""
-    photos: int = Field(6, ge=1, le=100_000)
+    photos: int = Field(4, ge=1, le=100_000)
     """Validation photos to explain, spread over the classes."""
-    references: int = Field(48, ge=1, le=10_000)
+    references: int = Field(16, ge=1, le=10_000)
     """Training photos that the mean is of, and that ``expected`` draws from."""
-    randomised: int = Field(2, ge=0, le=1000)
+    randomised: int = Field(1, ge=0, le=1000)
     """Photos whose maps are drawn again while the weights are randomised part by part; 0 leaves that out."""
     patch: int = Field(8, ge=1, le=256)
     """Side of the squares that insertion and deletion rank, px."""

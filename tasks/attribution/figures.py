@@ -13,22 +13,26 @@ from scipy.ndimage import gaussian_filter
 from tasks.attribution.shards import Explained
 
 SHOWN = 12
+WEAK = 0.2  # of the strongest
 _FOR, _AGAINST = np.array([215, 25, 28]), np.array([33, 102, 172])
 
 
 def smoothed(one: Explained) -> NDArray[np.float64]:
-    """The map over channels, a little out of focus for the eye, in units of its 99.5th percentile: (side, side)."""
-    total = gaussian_filter(one.map.sum(0).astype(float), one.map.shape[-1] / 64)
+    """The map over channels, out of focus for the eye, in units of its 99.5th percentile: (side, side).
+
+    Neighbouring pixels speak for and against in turn; what is left of their sum tells regions apart.
+    """
+    total = gaussian_filter(one.map.sum(0).astype(float), one.map.shape[-1] / 36)
     scale = np.percentile(np.abs(total), 99.5)
     return np.clip(total / scale, -1, 1) if scale > 0 else total
 
 
 def overlay(one: Explained) -> Image.Image:
-    """The photo in grey; red on it speaks for the predicted class, blue against."""
-    grey = np.repeat(one.photo.mean(2, keepdims=True), 3, axis=2) * 0.55 + 100
+    """The photo in grey; red on it speaks for the predicted class, blue against. What is weak is left out."""
+    grey = np.repeat(one.photo.mean(2, keepdims=True), 3, axis=2) * 0.75 + 55
     seen = smoothed(one)[..., None]
     colour = np.where(seen > 0, _FOR, _AGAINST)
-    strength = np.abs(seen) ** 0.7
+    strength = 0.85 * np.clip((np.abs(seen) - WEAK) / (1 - WEAK), 0, 1) ** 0.7
     return Image.fromarray(((1 - strength) * grey + strength * colour).clip(0, 255).astype(np.uint8))
 
 

@@ -23,7 +23,7 @@ from tasks.attribution.variants import averaged, expected_gradients, noisy, plai
 from tasks.dogs.classifier import Classifier, imagenet_classifier, trained_classifier
 from tasks.dogs.photos import read_photo
 
-CHECK_NODES = 16  # of the maps with random weights: the same rule for all of them
+CHECK_NODES = 8  # of the maps with random weights: the same rule for all of them
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,11 @@ Model: EfficientNet-Lite0 with its packaged ImageNet weights; explained is the l
 usual target; the baseline is black. 200 validation photos of real dogs, 96 px (24 photos with ``--quick``).
 Agreement: the greatest difference of two maps over the greatest value of Captum's, at equal nodes.
 Cost: gradients are counted as photos × nodes, forward and back. Captum's is the smallest number of Gauss–Legendre
-nodes, on a grid in steps of a tenth and then between two steps, that leaves no photo a gap above 1 %; a number is refuted by
-one photo, and the 16 that the adaptive rule found dearest are asked first. Our own rule, which agrees with Captum's,
-does that; Captum itself says that the number passes on all photos, and that a photo fails at one node less. Ours is the mean over photos of all that
-the adaptive rule evaluated; that it also keeps the gaps of its panels within 5 %, Captum does not have to.
+nodes, on a grid in steps of a tenth and then between two steps, that leaves no photo a gap above 1 %; a number is
+refuted by one photo, and the 16 that the adaptive rule found dearest are asked first. Our own rule, which agrees with
+Captum's, does that; Captum itself says that the number passes on all photos, and that a photo fails at one node less.
+Ours is the mean over photos of all that the adaptive rule evaluated; that it also keeps the gaps of its panels within
+5 %, Captum does not have to.
 Speed: the same nodes and rows a forward, in turn, the median of rounds. Captum is installed into a folder of its own,
 once, below the system's folder for temporary files, beside this interpreter's torch.
 """
