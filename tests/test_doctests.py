@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import tasks.angles
+import tasks.attribution
 import tasks.terms
 
 
@@ -25,6 +26,7 @@ def modules_of(package) -> list[str]:
         "tasks.api",
         "tasks.dogs",
         *modules_of(tasks.angles),
+        *modules_of(tasks.attribution),
         *modules_of(tasks.terms),
         "orchestrator.study",
         "orchestrator.studyfile",

@@ -40,21 +40,19 @@ def insertion_deletion(
 
     ``ranks`` (n, squares): what is greatest goes first. A curve's area (`area`) is its mean over the share of squares.
     """
-    n, _, height, width = photos.shape
+    _, _, height, width = photos.shape
     rows, columns = -(-height // patch), -(-width // patch)
-    place = ranks.argsort(dim=1, descending=True, stable=True).argsort(dim=1)
-    shares = torch.linspace(0, 1, steps + 1, device=photos.device) * ranks.shape[1]
-    curves = []
-    for start, end in ((blurred(photos), photos), (photos, torch.full_like(photos, GREY))):
-        probability = []
-        for share in shares:
-            chosen = (place < share).to(photos.dtype).view(n, 1, rows, columns)
-            mask = interpolate(chosen, scale_factor=patch, mode="nearest")[..., :height, :width]
-            mixed = torch.where(mask > 0, end, start)
+    shares = torch.linspace(0, 1, steps + 1, device=photos.device)[:, None] * ranks.shape[1]
+    curves = torch.empty(2, len(photos), steps + 1, dtype=torch.float64)
+    for k, photo in enumerate(photos):  # photo by photo: what shares a batch with it is its own
+        place = ranks[k].argsort(descending=True, stable=True).argsort()
+        chosen = (place < shares).to(photos.dtype).view(-1, 1, rows, columns)
+        masks = interpolate(chosen, scale_factor=patch, mode="nearest")[..., :height, :width] > 0
+        for curve, (start, end) in enumerate(((blurred(photo[None])[0], photo), (photo, torch.full_like(photo, GREY)))):
+            mixed = torch.where(masks, end, start)
             scores = torch.cat([model(part) for part in mixed.split(max_rows)])
-            probability.append(scores.softmax(1).gather(1, targets[:, None])[:, 0])
-        curves.append(torch.stack(probability, 1).double().cpu().numpy())
-    return curves[0], curves[1]
+            curves[curve, k] = scores.softmax(1)[:, targets[k]].double().cpu()
+    return curves[0].numpy(), curves[1].numpy()
 
 
 def area(curves: NDArray[np.float64]) -> NDArray[np.float64]:

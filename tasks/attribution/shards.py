@@ -72,9 +72,9 @@ def explain(job: Job) -> list[Explained]:
     pixels = np.stack([read_photo(path, side) for path in job.photos])
     photos, references = _tensor(pixels, job.device), _tensor(job.references, job.device)
     with torch.no_grad():
-        targets = torch.cat([model(part).argmax(1) for part in photos.split(params.max_rows)])
+        targets = torch.cat([model(photo[None]).argmax(1) for photo in photos])
     found, plain = [], []
-    for k, number in enumerate(job.numbers):  # alone, so that nothing depends on what else is in the shard
+    for k, number in enumerate(job.numbers):  # one by one, so that nothing depends on what else is in the shard
         gradients = Gradients(class_score(model, targets[k : k + 1], params.score), params.max_rows)
         found.append(_attribution(params, gradients, photos[k : k + 1], references, job.seed + 1_000_003 * number))
         plain.append(plain_gradient(gradients, photos[k : k + 1]).abs())
