@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator import __version__, cli_cluster, cli_look, registry, results, terminal
+from orchestrator import __version__, chain, cli_cluster, cli_look, registry, results, terminal
 from orchestrator.cli_cluster import AsJson, elsewhere, submitted
 from orchestrator.cli_look import Overrides, RunName, TrialId
 from orchestrator.control import Command, order
@@ -59,13 +59,16 @@ def plan(study: StudyRef, overrides: Overrides = None, as_json: AsJson = False) 
     """Show what a study would run, without running it."""
     from orchestrator.launch import local_node
 
-    asked, runs = load_study(study, overrides or []), Runs.default()
+    runs = Runs.default()
+    asked = chain.pinned(load_study(study, overrides or []), runs)
     planned = make_plan(asked, [local_node()])
     plain = planned.to_plain(*_earlier_run(runs, asked.name))
     if as_json:
         return terminal.print_json(plain)
     estimate = plain["estimate"]
     terminal.say(f"{asked.name}: {asked.question}")
+    if asked.inputs is not None:
+        terminal.say(f"reads what {asked.inputs} left")
     terminal.say(f"{len(planned.trials)} trials, {planned.concurrent} at once ({estimate['waves']} waves)")
     if estimate["hours"] is None:
         terminal.say("time: unknown until a trial of this study has run here")

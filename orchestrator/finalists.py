@@ -1,6 +1,6 @@
-"""What the runs of finalists on fresh seeds say: their means and intervals, and whether the winner is the best. Pure.
+"""What runs on several seeds say: their means and intervals, and whether the winning finalist is the best. Pure.
 
-Each finalist's mean has the 95 % interval of Student's t, ``m ± t(0.975, n-1) s/√n`` ("The probable error of a mean",
+Each mean has the 95 % interval of Student's t, ``m ± t(0.975, n-1) s/√n`` ("The probable error of a mean",
 Biometrika 6, 1908). The k-th runs of all finalists share a seed, so two finalists are compared by the paired t-test,
 the same formula on the n differences. The winner is compared with the runner-up and with the study's defaults, and both
 p are corrected by Holm ("A simple sequentially rejective multiple test procedure", Scand. J. Stat. 6, 1979). All values
@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.plan import DEFAULTS, finite_value, metric_of
-from orchestrator.record import Record
+from orchestrator.record import Record, TrialRecord
 from orchestrator.states import State
 from tasks.api import Goal, Support, Verdict
 
@@ -28,9 +28,10 @@ LEVEL = 0.05
 
 @dataclass(frozen=True)
 class Group:
-    """One finalist's runs on fresh seeds (or those of the defaults): values, mean, and the mean's 95 % interval."""
+    """The ``runs`` of one trial's parameters on several seeds: values, mean, and the mean's 95 % interval."""
 
     trial: str
+    runs: tuple[str, ...]
     values: list[float]
     mean: float
     low: float
@@ -54,9 +55,15 @@ class Lead:
 
 def groups(record: Record) -> list[Group]:
     """The finalists and the defaults that finished on two fresh seeds or more, best mean first."""
-    _, goal = metric_of(record)
-    found = [Group(of, list(runs.values()), *_mean(list(runs.values()))) for of, runs in _runs(record).items()]
-    return sorted(found, key=lambda group: (-group.mean if goal is Goal.MAX else group.mean, group.trial))
+    return _ordered(record, _finalist_runs(record))
+
+
+def repeats(record: Record) -> list[Group]:
+    """The points of a grid that finished on two seeds or more, best mean first. Each is called by its first trial."""
+    points: dict[str, list[TrialRecord]] = {}
+    for trial in record.trials.values() if record.study["search"].get("seeds", 1) > 1 else ():
+        points.setdefault(repr(sorted(trial.chosen.items())), []).append(trial)
+    return _ordered(record, {trials[0].id: trials for trials in points.values()})
 
 
 def verdict(record: Record) -> Verdict:
@@ -86,13 +93,17 @@ def verdict(record: Record) -> Verdict:
 def lead(record: Record, winner: str, other: str) -> Lead:
     """The paired comparison of two finalists."""
     _, goal = metric_of(record)
-    ours, theirs = (_runs(record)[name] for name in (winner, other))
+    runs = _finalist_runs(record)
+    ours, theirs = (
+        {record.trials[run].seed: value for run, value in _finite(record, runs[name]).items()}
+        for name in (winner, other)
+    )
     common = [seed for seed in ours if seed in theirs]
     sign = 1 if goal is Goal.MAX else -1
     differences = [sign * (ours[seed] - theirs[seed]) for seed in common]
     if len(common) < 2:
         return Lead(other, len(common), *[math.nan] * 4)
-    rounding = 1e-12 * max(abs(runs[seed]) for runs in (ours, theirs) for seed in common)
+    rounding = 1e-12 * max(abs(values[seed]) for values in (ours, theirs) for seed in common)
     if max(differences) - min(differences) <= rounding:  # all the same: t would be infinite, or 0/0
         mean = statistics.fmean(differences)
         return Lead(other, len(common), *(0, 0, 0, 1) if abs(mean) <= rounding else (mean, mean, mean, 0))
@@ -113,16 +124,30 @@ def holm(ps: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _runs(record: Record) -> dict[str, dict[int, float]]:
-    """The finite values of finished runs by what they are runs of and by seed, where there are two or more."""
-    metric, _ = metric_of(record)
-    runs: dict[str, dict[int, float]] = {}
+def _finalist_runs(record: Record) -> dict[str, list[TrialRecord]]:
+    runs: dict[str, list[TrialRecord]] = {}
     for trial in record.trials.values():
-        if trial.of is not None and trial.state is State.FINISHED:
-            value = finite_value(trial, metric)
-            if value is not None:
-                runs.setdefault(trial.of, {})[trial.seed] = value
-    return {of: values for of, values in runs.items() if len(values) >= 2}
+        if trial.of is not None:
+            runs.setdefault(trial.of, []).append(trial)
+    return runs
+
+
+def _finite(record: Record, runs: Sequence[TrialRecord]) -> dict[str, float]:
+    """The finite values of finished runs."""
+    metric, _ = metric_of(record)
+    values = {run.id: finite_value(run, metric) for run in runs if run.state is State.FINISHED}
+    return {id: value for id, value in values.items() if value is not None}
+
+
+def _ordered(record: Record, runs: Mapping[str, Sequence[TrialRecord]]) -> list[Group]:
+    _, goal = metric_of(record)
+    finite = {of: _finite(record, same) for of, same in runs.items()}
+    found = [
+        Group(of, tuple(values), list(values.values()), *_mean(list(values.values())))
+        for of, values in finite.items()
+        if len(values) >= 2
+    ]
+    return sorted(found, key=lambda group: (-group.mean if goal is Goal.MAX else group.mean, group.trial))
 
 
 def _mean(values: Sequence[float]) -> tuple[float, float, float]:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from orchestrator import failures, results, visibility, yamlfile
+from orchestrator import chain, failures, results, visibility, yamlfile
 from orchestrator.driver import Driver
 from orchestrator.environment import describe_environment
 from orchestrator.errors import EnvironmentProblem, FolderBusy, UnknownName, UserError
@@ -63,6 +63,7 @@ def run_study(study: Study, runs: Runs, display: Display) -> Outcome:
     Raises `UserError` before anything is written when it cannot run as asked. Ctrl-C and SIGTERM end it in order: what
     has finished is kept, what was running is STOPPED and can be resumed, as after a death of this process.
     """
+    study = chain.pinned(study, runs)
     _check_can_start(study, runs)
     _check_not_unfinished(study.name, runs)
     folder = runs.new_study(study.name)

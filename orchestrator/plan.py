@@ -113,9 +113,7 @@ def make_plan(study: Study, nodes: Sequence[Node]) -> Plan:
     chosen = _chosen(study)
     most = max(len(chosen), _finalist_runs(study, len(chosen)))
     concurrent = min(study.search.concurrent or most_at_once, most_at_once, most)
-    trials = tuple(
-        PlannedTrial(trial_id(i), derive_seed(study.seed, trial_id(i)), params) for i, params in enumerate(chosen)
-    )
+    trials = tuple(PlannedTrial(trial_id(i), _seed(study, i), params) for i, params in enumerate(chosen))
     return Plan(study, trials, concurrent, tuple(_notes(study, len(trials), concurrent, most_at_once)))
 
 
@@ -242,8 +240,7 @@ def _chosen(study: Study) -> list[dict[str, Any] | None]:
     """What the search chooses for each trial, None where it depends on results."""
     search = study.search
     if search.algorithm is Algorithm.GRID:
-        points = list(itertools.islice(grid(search.space), search.trials))
-        return list(points)
+        return list(itertools.islice(_repeated_grid(study), search.trials))
     assert search.trials is not None  # `build` asks for it
     if not search.space and search.trials > 1:
         raise StudyError(
@@ -254,10 +251,23 @@ def _chosen(study: Study) -> list[dict[str, Any] | None]:
     return [sample(search.space, study.seed, trial_id(i)) for i in range(search.trials)]
 
 
+def _repeated_grid(study: Study) -> Iterator[dict[str, Any]]:
+    """All points on the first seed, then all on the second: a budget cuts all of them short alike."""
+    for _ in range(study.search.seeds):
+        yield from grid(study.search.space)
+
+
+def _seed(study: Study, index: int) -> int:
+    """A trial's seed; where points are repeated, the k-th runs of all points share one."""
+    if study.search.seeds == 1:
+        return derive_seed(study.seed, trial_id(index))
+    return derive_seed(study.seed, "repeat", str(index // sum(1 for _ in grid(study.search.space))))
+
+
 def _search_size(study: Study) -> int:
     search = study.search
     if search.algorithm is Algorithm.GRID:
-        return sum(1 for _ in itertools.islice(grid(search.space), search.trials))
+        return sum(1 for _ in itertools.islice(_repeated_grid(study), search.trials))
     assert search.trials is not None  # `build` asks for it
     return search.trials
 

@@ -14,7 +14,7 @@ from tasks.api import Task
 
 # A folder of one's own tasks joins the package: ``ORCHESTRATOR_TASKS=DIR`` (several are separated as in PATH).
 tasks_package.__path__.extend(filter(None, os.environ.get("ORCHESTRATOR_TASKS", "").split(os.pathsep)))
-_NOT_TASKS = ("api", "serving", "studies")
+_NOT_TASKS = ("api", "logits", "serving", "space", "studies")
 STUDIES = Path(tasks_package.__path__[0]) / "studies"
 
 

@@ -33,6 +33,7 @@ img { max-width: 100%; background: white; border-radius: .3rem; } code, pre { fo
 pre { overflow-x: auto; padding: .6rem; border: 1px solid var(--line); }
 .FINISHED { color: #2a8a3a; } .PRUNED { color: #b07800; } .FAILED { color: #d03030; } .STOPPED { color: #a040a0; }
 """
+_MOST_PICTURES, _LARGEST_PICTURE = 8, 1_500_000  # of the best trial; bytes of each
 _CURVES = 40  # more lines than this say nothing
 
 
@@ -47,12 +48,18 @@ def write_report(record: Record, folder: StudyFolder) -> None:
         places[name].parent.mkdir(parents=True, exist_ok=True)
         places[name].write_bytes(png)
     aside = folder.report.with_suffix(".tmp")
-    aside.write_text(render(record, folder.name, drawn, trouble), encoding="utf-8")
+    aside.write_text(render(record, folder.name, drawn, trouble, _pictures(record, folder)), encoding="utf-8")
     os.replace(aside, folder.report)
 
 
-def render(record: Record, name: str, drawn: Mapping[str, bytes] | None = None, trouble: str = "") -> str:
-    """The page as text; self-contained, figures inside, ``drawn`` among them as PNG by name."""
+def render(
+    record: Record,
+    name: str,
+    drawn: Mapping[str, bytes] | None = None,
+    trouble: str = "",
+    pictures: Mapping[str, bytes] | None = None,
+) -> str:
+    """The page as text; self-contained, figures inside: ``drawn`` of all trials, ``pictures`` of the best."""
     study = record.study
     metric, _ = results.metric_of(record)
     counts = ", ".join(f"{n} {s.lower()}" for s in State if (n := record.count(s)))
@@ -68,6 +75,7 @@ def render(record: Record, name: str, drawn: Mapping[str, bytes] | None = None, 
         f"<h2>Leaderboard by {_text(metric)}</h2>{_leaderboard(record)}",
         trouble + "".join(f"<h2>{_text(title)}</h2>{_image(png, title)}" for title, png in (drawn or {}).items()),
         f"<h2>Learning curves</h2>{_image(_png(_curves(record, metric)), 'learning curves')}",
+        "".join(f"<h2>{_text(title)}</h2>{_image(png, title)}" for title, png in (pictures or {}).items()),
         _failures(record),
         f"<h2>Fixed parameters</h2><pre>{_text(_fixed(record))}</pre>",
         f"<h2>Again</h2><pre>orchestrator run {_text('runs/' + name + '/study.yaml')}</pre>",
@@ -78,6 +86,17 @@ def render(record: Record, name: str, drawn: Mapping[str, bytes] | None = None, 
     )
 
 
+def _pictures(record: Record, folder: StudyFolder) -> dict[str, bytes]:
+    """What the best trial drew, by title; what is too large for a page stays in its folder."""
+    best = results.best(record)
+    if best is None:
+        return {}
+    place = folder.trial(best.id)
+    place.obtain(place.artifacts)
+    pictures = [path for path in sorted(place.artifacts.glob("*.png")) if path.stat().st_size <= _LARGEST_PICTURE]
+    return {f"{path.stem} of {best.id}, the best trial": path.read_bytes() for path in pictures[:_MOST_PICTURES]}
+
+
 def _verdict(record: Record) -> str:
     if not record.verdict:
         return "<p class='verdict'>The study has not ended.</p>"
@@ -86,12 +105,12 @@ def _verdict(record: Record) -> str:
 
 
 def _data(record: Record) -> str:
-    data = record.study["data"]
+    data, said = record.study["data"], ""
+    for pin in (record.study.get("inputs") or {}).get("pinned", ()):
+        said += f"<p>Reads what {len(pin['trials'])} trials of <b>{_text(pin['study'])}</b> left.</p>"
     if data == "builtin":
-        return "<p class='builtin'>This ran on the task's <b>built-in data</b>, not on real data.</p>"
-    if data == "none":
-        return ""
-    return f"<p>Data: <code>{_text(data)}</code></p>"
+        return said + "<p class='builtin'>This ran on the task's <b>built-in data</b>, not on real data.</p>"
+    return said + (f"<p>Data: <code>{_text(data)}</code></p>" if data != "none" else "")
 
 
 def _leaderboard(record: Record) -> str:

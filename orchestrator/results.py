@@ -29,7 +29,8 @@ __all__ = [
 class Entry:
     """One line of a leaderboard. ``value`` is None where there is no finite one.
 
-    Of a finalist, value and interval are those of its mean over ``seeds`` fresh seeds; ``seeds`` is None for others.
+    Of a finalist, value and interval are those of its mean over ``seeds`` fresh seeds; of a point of a grid that is run
+    on several seeds, those of its mean over them, and ``trial`` is the first. ``seeds`` is None for others.
     The defaults, which are run beside finalists, are the line `plan.DEFAULTS`: no trial of the search has this id.
     """
 
@@ -42,20 +43,20 @@ class Entry:
     seeds: int | None = None
 
     def to_plain(self) -> dict[str, Any]:
-        """As JSON has it; ``seeds`` is there for finalists alone."""
+        """As JSON has it; ``seeds`` is there for means alone."""
         return {name: value for name, value in asdict(self).items() if name != "seeds" or value is not None}
 
 
 def leaderboard(record: Record) -> list[Entry]:
-    """All trials, best first: finalists by their means, the finished, the pruned, those without a result."""
+    """All trials, best first: those with means over seeds, the finished, the pruned, those without a result."""
     metric, _ = metric_of(record)
     entries: list[Entry] = []
-    groups = finalists.groups(record)
+    groups = finalists.groups(record) or finalists.repeats(record)
     for group in groups:
         chosen = {} if group.trial == DEFAULTS else record.trials[group.trial].chosen
         line = (group.trial, State.FINISHED, group.mean, (group.low, group.high), chosen, len(group.values))
         entries.append(Entry(len(entries) + 1, *line))
-    again = {group.trial for group in groups}
+    again = {trial for group in groups for trial in (group.trial, *group.runs)}
     for trial in ranked(record):
         if trial.id not in again:
             value, within = finite_value(trial, metric), interval(trial.metrics, metric)
@@ -105,7 +106,8 @@ def verdict(record: Record) -> Verdict:
 
 def finished(record: Record) -> list[Row]:
     """The finished trials, best first: what a task concludes from."""
-    return [Row(trial.id, trial.params, trial.metrics) for trial in ranked(record) if trial.state is State.FINISHED]
+    done = [trial for trial in ranked(record) if trial.state is State.FINISHED]
+    return [Row(trial.id, trial.params, trial.metrics, trial.seed) for trial in done]
 
 
 def figures(record: Record) -> Mapping[str, Figure]:

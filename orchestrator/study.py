@@ -108,6 +108,8 @@ class Search(_Part):
     algorithm: Algorithm = Algorithm.RANDOM
     scheduler: Scheduler = Scheduler()
     trials: int | None = Field(default=None, ge=1, le=1_000_000)
+    seeds: int = Field(default=1, ge=1, le=1000)
+    """grid: on how many seeds each point is run, the same ones for all points, so that they compare in pairs."""
     concurrent: int | None = Field(default=None, ge=1)  # None: as many as the nodes hold
     metric: str
     goal: Goal
@@ -164,6 +166,32 @@ class Finalists(_Part):
     """On how many fresh seeds each: the same ones for all, so that runs can be compared in pairs."""
 
 
+class Pinned(_Part):
+    """The trials of an earlier study that a chained one reads: what it reads stays, whatever comes to that study."""
+
+    study: str = Field(pattern=NAME.pattern)
+    uid: str
+    trials: tuple[str, ...] = Field(min_length=1)
+
+
+class Inputs(_Part):
+    """The earlier studies whose finished trials this one reads."""
+
+    studies: tuple[str, ...] = Field(alias="from", min_length=1)
+    top: int | None = Field(default=None, ge=1, le=1_000_000)
+    """How many of each study's finished trials, the best of them; None: all."""
+    pinned: tuple[Pinned, ...] = ()
+    """Which trials these are: written down when the study starts."""
+
+    def __str__(self) -> str:
+        return ", ".join(f"{pin.study} ({len(pin.trials)} trials)" for pin in self.pinned) or ", ".join(self.studies)
+
+    @field_validator("studies", mode="before")
+    @classmethod
+    def _one_or_several(cls, given: Any) -> Any:
+        return (given,) if isinstance(given, str) else given
+
+
 class Study(_Part):
     """One question put to one task. ``data`` is None for the task's built-in data set."""
 
@@ -171,6 +199,7 @@ class Study(_Part):
     name: str
     question: str
     data: Path | DataUrl | None
+    inputs: Inputs | None = None
     params: dict[str, Any]
     search: Search
     finalists: Finalists | None = None
@@ -195,7 +224,9 @@ class Study(_Part):
 
     def to_plain(self) -> dict[str, Any]:
         """Plain values that `studyfile.build` turns into an equal study: what ``study.yaml`` holds."""
-        plain = self.model_dump(mode="json")
+        plain = self.model_dump(mode="json", by_alias=True)
+        if self.inputs is None:
+            del plain["inputs"]
         plain["data"] = self.data_name
         plain["search"]["scheduler"] = self.search.scheduler.to_plain()
         plain["search"]["concurrent"] = self.search.concurrent or "auto"
@@ -209,10 +240,12 @@ class Study(_Part):
             "task": self.task,
             "name": self.name,
             "data": self.data_name,
+            "inputs": self.inputs,
             "seed": self.seed,
             **{f"params.{name}": value for name, value in self.params.items()},
             "search.metric": search.metric,
             "search.goal": search.goal.value,
+            "search.seeds": "several seeds" if search.seeds > 1 else "one seed of its own",
             "search.algorithm": search.algorithm.value,
             "search.scheduler": search.scheduler,
             **{f"search.space.{name}": dimension for name, dimension in search.space.items()},
@@ -235,11 +268,13 @@ def why_fixed(key: str, value: Any) -> str:
 _WHY_FIXED = {
     "task": "what has run is task '{}'",
     "name": "its folder and its runs in MLflow are called '{}'",
+    "inputs": "what finished read {}; with other inputs it would be incomparable",
     "data": "what finished was measured on {}; on other data it would be incomparable",
     "seed": "what finished drew its parameters and its randomness from seed {}, as the rest must",
     "params": "what finished ran with {}; with another value it would be incomparable",
     "search.metric": "what finished was judged by '{}'; by another metric it would be incomparable",
     "search.goal": "what finished was ranked by '{}'; another goal would make it incomparable",
+    "search.seeds": "each point ran on {}; the rest would not compare in pairs",
     "search.algorithm": "what finished was chosen by '{}'; the rest would belong to another search",
     "search.scheduler": "what was stopped early was stopped by the rules of '{}'; others would have judged otherwise",
     "search.space": "what finished was chosen from {}; the rest would belong to another search",

@@ -10,13 +10,12 @@ from __future__ import annotations
 import copy
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
 from orchestrator import registry, yamlfile
 from orchestrator.errors import DataProblem, StudyError, did_you_mean
@@ -24,6 +23,7 @@ from orchestrator.folder import TAKEN
 from orchestrator.objectstore.data import DataUrl, localized, pinned
 from orchestrator.objectstore.storage import is_url
 from orchestrator.record import Record
+from orchestrator.sources import Sources, apply, validated
 from orchestrator.study import (
     BUILTIN,
     NAME,
@@ -32,6 +32,7 @@ from orchestrator.study import (
     Budget,
     Failures,
     Finalists,
+    Inputs,
     Scheduler,
     SchedulerKind,
     Search,
@@ -44,8 +45,6 @@ from orchestrator.study import (
 )  # fmt: skip
 from tasks.api import InputError, Placement, Resources, Task
 
-_Model = TypeVar("_Model", bound=BaseModel)
-
 
 def load_study(ref: str, overrides: Sequence[str] = ()) -> Study:
     """A study by the name of a shipped one or by the path of a YAML file, with ``key=value`` overrides.
@@ -55,9 +54,9 @@ def load_study(ref: str, overrides: Sequence[str] = ()) -> Study:
     path = registry.study_path(ref)
     raw, lines = yamlfile.load(path)
     raw.setdefault("name", path.stem)
-    sources = _Sources(path, lines)
+    sources = Sources(path, lines)
     for override in overrides:
-        keys = _apply(raw, override, sources)
+        keys = apply(raw, override, sources)
         if len(keys) == 2 and keys[0] == "params":  # a searched parameter that is given a value is searched no longer
             search = raw.get("search")
             space = search.get("space") if isinstance(search, dict) else None
@@ -66,9 +65,9 @@ def load_study(ref: str, overrides: Sequence[str] = ()) -> Study:
     return build(raw, sources)
 
 
-def build(raw: Mapping[str, Any], sources: _Sources | None = None) -> Study:
+def build(raw: Mapping[str, Any], sources: Sources | None = None) -> Study:
     """A study from plain values; what is missing comes from the task. Raises `StudyError` or `DataProblem`."""
-    return _with_data_checked(_built(raw, sources or _Sources(None, {})))
+    return _with_data_checked(_built(raw, sources or Sources(None, {})))
 
 
 def change_study(record: Record, overrides: Sequence[str]) -> Study:
@@ -77,7 +76,7 @@ def change_study(record: Record, overrides: Sequence[str]) -> Study:
     More trials, resources, budgets, retries, finalists and the tracker can change; see `Study.fixed` for what cannot.
     Raises `StudyError`, which says why a change is refused and how to start it as a new study, and `DataProblem`.
     """
-    study, sources = _journaled(record), _Sources(None, {})
+    study, sources = _journaled(record), Sources(None, {})
     for override in overrides:
         study = _changed(study, override, record, sources)
     return _with_data_checked(study)
@@ -94,13 +93,13 @@ def _journaled(record: Record) -> Study:
     scheduler = raw["search"].get("scheduler", {"kind": "none"})
     used = ("kind", *SchedulerKind(scheduler["kind"]).keys)  # journals of version 1 have more
     raw["search"]["scheduler"] = {key: value for key, value in scheduler.items() if key in used}
-    return _built(raw, _Sources(None, {}))
+    return _built(raw, Sources(None, {}))
 
 
-def _changed(study: Study, override: str, record: Record, sources: _Sources) -> Study:
+def _changed(study: Study, override: str, record: Record, sources: Sources) -> Study:
     """The study with one override. Raises `StudyError` when what has run would not compare with what will."""
     raw = study.to_plain()
-    keys = _apply(raw, override, sources)
+    keys = apply(raw, override, sources)
     fixed = study.fixed()
     if keys[0] == "params" and set(keys[1:]) & set(study.search.space):
         raise _refused(override, ".".join(keys), "it is searched; fixed, it would make another search")
@@ -116,6 +115,8 @@ def _changed(study: Study, override: str, record: Record, sources: _Sources) -> 
         if fixed.get(key) != new.get(key):
             raise _refused(override, key, why_fixed(key, fixed.get(key)))
     _check_trials(study, changed, record, override)
+    if changed.search.seeds < study.search.seeds:
+        raise _refused(override, "search.seeds", f"each point was planned on {study.search.seeds} seeds")
     _check_finalists_kept(study, changed, record, override)
     return changed
 
@@ -158,7 +159,7 @@ def _with_data_checked(study: Study) -> Study:
     return study
 
 
-def _built(raw: Mapping[str, Any], sources: _Sources) -> Study:
+def _built(raw: Mapping[str, Any], sources: Sources) -> Study:
     """The study, before its task has looked at the data."""
     raw = dict(raw)
     unknown = set(raw) - set(Study.model_fields)
@@ -169,6 +170,7 @@ def _built(raw: Mapping[str, Any], sources: _Sources) -> Study:
     task = registry.task(raw["task"], sources.where(("task",)))
     raw["name"] = _check_name(raw.get("name", task.name), sources)
     raw["question"] = raw.get("question") or task.question
+    raw["inputs"] = _check_inputs(task, raw.get("inputs"), sources)
     raw["data"] = _resolve_data(task, raw.get("data", BUILTIN), sources)
     given = _mapping(raw.get("params"), ("params",), sources)
     raw["params"] = _check_params(task, given, sources)
@@ -177,78 +179,20 @@ def _built(raw: Mapping[str, Any], sources: _Sources) -> Study:
     raw["finalists"] = _check_finalists(raw["search"], raw.get("finalists"), sources)
     parts: dict[str, type[BaseModel]] = {"failures": Failures, "budget": Budget, "tracking": Tracking}
     for part, model in parts.items():
-        raw[part] = _validated(model, raw.get(part), (part,), sources)
-    return _validated(Study, raw, (), sources)
+        raw[part] = validated(model, raw.get(part), (part,), sources)
+    return validated(Study, raw, (), sources)
 
 
-class _Sources:
-    """Where each key came from: a line of the file, or an override."""
-
-    def __init__(self, path: Path | None, lines: yamlfile.Lines) -> None:
-        self.path, self.lines = path, lines
-        self.overrides: dict[tuple[str, ...], str] = {}
-
-    def where(self, key: tuple[str, ...]) -> str | None:
-        """The nearest known place of a key: itself, or the closest key above it."""
-        for end in range(len(key), -1, -1):
-            if key[:end] in self.overrides:
-                return self.overrides[key[:end]]
-            if key[:end] in self.lines:
-                return f"{self.path}:{self.lines[key[:end]]}"
-        return str(self.path) if self.path else None
-
-    def error(self, key: tuple[str, ...], message: str, hint: str | None = None) -> StudyError:
-        dotted, where = ".".join(key), self.where(key)
-        said = dotted in message or (where or "").startswith(f"{dotted}=")
-        return StudyError(message if said else f"{dotted}: {message}", where, hint)
-
-    @contextmanager
-    def named(self, key: tuple[str, ...]) -> Iterator[None]:
-        """Errors raised in here are about this key."""
-        try:
-            yield
-        except (StudyError, ValueError) as error:
-            raise self.error(key, str(error), getattr(error, "hint", None)) from error
-
-
-def _apply(raw: dict[str, Any], override: str, sources: _Sources) -> tuple[str, ...]:
-    """Set one dotted ``key=value``; returns the keys."""
-    key, equals, text = override.partition("=")
-    keys = tuple(key.split("."))
-    if not equals or not all(keys):
-        raise StudyError("an override is written key=value", override, "for example params.epochs=5")
-    at = raw
-    for name in keys[:-1]:
-        if at.get(name) is None:
-            at[name] = {}
-        at = at[name]
-        if not isinstance(at, dict):
-            raise StudyError(f"'{name}' has no keys below it", override)
-    at[keys[-1]] = yamlfile.parse_value(text, override)
-    sources.overrides[keys] = override
-    return keys
-
-
-def _validated(model: type[_Model], raw: Any, key: tuple[str, ...], sources: _Sources) -> _Model:
-    """Build a pydantic model; its first error becomes a `StudyError` with file, line and key."""
+def _check_inputs(task: Task, raw: Any, sources: Sources) -> Inputs | None:
+    key = ("inputs",)
     if raw is None:
-        raw = {}
-    if not isinstance(raw, Mapping):
-        raise sources.error(key, f"expected keys and values, got {raw!r}")
-    try:
-        return model(**raw)
-    except ValidationError as error:
-        first = error.errors()[0]
-        loc = (*key, *(str(part) for part in first["loc"]))
-        if first["type"] == "extra_forbidden":
-            hint = did_you_mean(loc[-1], model.model_fields)
-            raise sources.error(loc, f"unknown key '{loc[-1]}' in {'.'.join(key)}", hint) from error
-        if first["type"] == "value_error":
-            raise sources.error(loc, str(first["ctx"]["error"])) from error
-        raise sources.error(loc, f"{first['msg']}, got {first['input']!r}") from error
+        return None
+    if not task.reads_inputs:
+        raise sources.error(key, f"task '{task.name}' reads no earlier study", "leave inputs out")
+    return validated(Inputs, {"from": raw} if isinstance(raw, str | list) else raw, key, sources)
 
 
-def _check_name(name: Any, sources: _Sources) -> str:
+def _check_name(name: Any, sources: Sources) -> str:
     if not isinstance(name, str) or not NAME.fullmatch(name):
         hint = "use letters, digits, '.', '_' and '-', starting with a letter or digit"
         raise sources.error(("name",), f"{name!r} cannot be a study's name", hint)
@@ -257,7 +201,7 @@ def _check_name(name: Any, sources: _Sources) -> str:
     return name
 
 
-def _resolve_data(task: Task, value: Any, sources: _Sources) -> Path | DataUrl | None:
+def _resolve_data(task: Task, value: Any, sources: Sources) -> Path | DataUrl | None:
     """A path, a name under ``$ORCHESTRATOR_DATA``, or a URL; None for ``builtin``, and for tasks that read none."""
     if value in (None, BUILTIN, NO_DATA):
         return None
@@ -279,12 +223,12 @@ def _resolve_data(task: Task, value: Any, sources: _Sources) -> Path | DataUrl |
     raise sources.error(("data",), f"there is no data at {places}", hint)
 
 
-def _check_params(task: Task, raw: Any, sources: _Sources) -> dict[str, Any]:
+def _check_params(task: Task, raw: Any, sources: Sources) -> dict[str, Any]:
     """The study's own parameters, checked against the task's; all of the task's, in its order."""
-    return _validated(task.params, raw, ("params",), sources).model_dump(mode="json")
+    return validated(task.params, raw, ("params",), sources).model_dump(mode="json")
 
 
-def _check_search(task: Task, params: dict[str, Any], given: set[str], raw: Any, sources: _Sources) -> dict[str, Any]:
+def _check_search(task: Task, params: dict[str, Any], given: set[str], raw: Any, sources: Sources) -> dict[str, Any]:
     """The search; without a space of its own it takes the task's, less the parameters that the study fixes."""
     raw = dict(_mapping(raw, ("search",), sources))
     raw["scheduler"] = _check_scheduler(raw.get("scheduler"), sources)
@@ -301,7 +245,7 @@ def _check_search(task: Task, params: dict[str, Any], given: set[str], raw: Any,
     else:
         asked = {name: dimension for name, dimension in task.space.items() if name not in given}
     raw["space"] = _check_space(task, params, asked, sources)
-    search = _validated(Search, raw, ("search",), sources)
+    search = validated(Search, raw, ("search",), sources)
     if search.algorithm is Algorithm.GRID:
         for name, dimension in search.space.items():
             with sources.named((*key, name)):
@@ -310,10 +254,14 @@ def _check_search(task: Task, params: dict[str, Any], given: set[str], raw: Any,
         raise sources.error(("search", "trials"), "a search says how many trials it runs", "add search.trials=16")
     if search.scheduler.kind is SchedulerKind.PBT:
         _check_population(search, sources)
+    if search.seeds > 1 and search.algorithm is not Algorithm.GRID:
+        message = f"it repeats each point of a grid; '{search.algorithm}' has none"
+        hint = "set search.algorithm=grid, or run the best again on fresh seeds: finalists.seeds=5"
+        raise sources.error(("search", "seeds"), message, hint)
     return dict(search)
 
 
-def _check_scheduler(raw: Any, sources: _Sources) -> Scheduler:
+def _check_scheduler(raw: Any, sources: Sources) -> Scheduler:
     """``asha``, ``{asha: {grace: 3}}`` or ``{kind: asha, grace: 3}``; only with keys that this kind uses."""
     key: tuple[str, ...] = ("search", "scheduler")
     options = {"kind": raw} if isinstance(raw, str) else dict(_mapping(raw, key, sources))
@@ -332,10 +280,10 @@ def _check_scheduler(raw: Any, sources: _Sources) -> Scheduler:
         if name not in kind.keys:
             has = f"its keys: {', '.join(kind.keys)}" if kind.keys else "it has none"
             raise sources.error((*key, str(name)), f"scheduler '{kind}' has no key '{name}'; {has}")
-    return _validated(Scheduler, {"kind": kind, **options}, key, sources)
+    return validated(Scheduler, {"kind": kind, **options}, key, sources)
 
 
-def _check_population(search: Search, sources: _Sources) -> None:
+def _check_population(search: Search, sources: Sources) -> None:
     if not search.space:
         message = "pbt moves the searched parameters, and there are none"
         raise sources.error(("search", "scheduler"), message, "add search.space, or take another scheduler")
@@ -344,17 +292,19 @@ def _check_population(search: Search, sources: _Sources) -> None:
         raise sources.error(("search", "trials"), f"pbt needs a population of 2 or more trials, got {trials}")
 
 
-def _check_finalists(search: Mapping[str, Any], raw: Any, sources: _Sources) -> Finalists | None:
+def _check_finalists(search: Mapping[str, Any], raw: Any, sources: Sources) -> Finalists | None:
     if raw is None:
         return None
     key, scheduler = ("finalists",), search["scheduler"].kind
     if scheduler is SchedulerKind.PBT:
         message = "what pbt finds is a schedule of parameters, not one point that could be run again"
         raise sources.error(key, message, "leave finalists out, or take another scheduler")
-    return _validated(Finalists, raw, key, sources)
+    if search["seeds"] > 1:
+        raise sources.error(key, "search.seeds runs every point again already", "leave one of the two out")
+    return validated(Finalists, raw, key, sources)
 
 
-def _mapping(raw: Any, key: tuple[str, ...], sources: _Sources) -> Mapping[str, Any]:
+def _mapping(raw: Any, key: tuple[str, ...], sources: Sources) -> Mapping[str, Any]:
     if raw is None:
         return {}
     if not isinstance(raw, Mapping):
@@ -362,7 +312,7 @@ def _mapping(raw: Any, key: tuple[str, ...], sources: _Sources) -> Mapping[str, 
     return raw
 
 
-def _check_space(task: Task, params: Mapping[str, Any], asked: Mapping[str, Any], sources: _Sources) -> dict[str, Any]:
+def _check_space(task: Task, params: Mapping[str, Any], asked: Mapping[str, Any], sources: Sources) -> dict[str, Any]:
     key, space = ("search", "space"), {}
     for name, value in asked.items():
         with sources.named((*key, str(name))):
@@ -373,7 +323,7 @@ def _check_space(task: Task, params: Mapping[str, Any], asked: Mapping[str, Any]
     return settled(space, params)
 
 
-def _check_resources(task: Task, raw: Any, sources: _Sources) -> Resources:
+def _check_resources(task: Task, raw: Any, sources: Sources) -> Resources:
     key = ("resources",)
     raw = _mapping(raw, key, sources)
     names = [f.name for f in fields(Resources)]

@@ -55,9 +55,10 @@ class LiveStudy:
         self._plan, self._folder, self._record, self._began = plan, folder, record, time.monotonic()
         study = plan.study
         data = {BUILTIN: ", on built-in data", NO_DATA: ""}.get(study.data_name, f", on {study.data_name}")
+        chained = f", on what {study.inputs} left" if study.inputs is not None else ""
         console.print(f"[bold]{escape(folder.name)}[/]: {escape(study.question)}", soft_wrap=_SOFT)
         console.print(
-            f"{len(plan.trials)} trials, {plan.concurrent} at once{escape(data)}; "
+            f"{len(plan.trials)} trials, {plan.concurrent} at once{escape(data)}{escape(chained)}; "
             f"{study.search.algorithm}, scheduler {study.search.scheduler.kind}",
             soft_wrap=_SOFT,
         )

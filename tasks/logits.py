@@ -39,6 +39,63 @@ class Logits:
             raise ValueError(
                 f"scores are {self.scores.shape}, labels {self.labels.shape}, of {wanted} photos × classes"
             )
+        if len(set(self.keys)) < len(self.keys) or len(set(self.classes)) < len(self.classes):
+            raise ValueError("a photo's key or a class's name is there twice")
+        if len(self.labels) and not (self.labels.min() >= 0 and self.labels.max() < len(self.classes)):
+            raise ValueError(
+                f"labels go from {self.labels.min()} to {self.labels.max()}, of {len(self.classes)} classes"
+            )
+
+
+@dataclass(frozen=True)
+class Frame:
+    """What classifiers are compared on: ``keys`` of photos and names of ``classes``, both sorted; ``labels`` of the
+    photos index ``classes``. No matter in which order a classifier left them."""
+
+    keys: tuple[str, ...]
+    labels: np.ndarray
+    classes: tuple[str, ...]
+
+    @classmethod
+    def of(cls, logits: Logits) -> Frame:
+        """The photos and classes of one classifier, sorted."""
+        rows, columns = _sorting(logits.keys), _sorting(logits.classes)
+        place = np.empty(len(columns), int)
+        place[columns] = np.arange(len(columns))
+        return cls(
+            tuple(logits.keys[row] for row in rows),
+            place[logits.labels[rows]],
+            tuple(logits.classes[column] for column in columns),
+        )
+
+    def match(self, logits: Logits, name: str, first: str) -> Places:
+        """Where this frame's photos and classes stand in a classifier's scores.
+
+        Raises `InputError` when the photos, the classes or the labels are not the same, naming both classifiers.
+        """
+        own = Frame.of(logits)
+        if own.classes != self.classes:
+            raise InputError(f"{name} and {first} {_differ(own.classes, self.classes, 'class', 'classes')}")
+        if own.keys != self.keys:
+            raise InputError(f"{name} and {first} {_differ(own.keys, self.keys, 'photo', 'photos')}")
+        if (wrong := np.flatnonzero(own.labels != self.labels)).size:
+            photo = self.keys[wrong[0]]
+            raise InputError(f"{name} and {first} give {len(wrong)} photos different classes, {photo} for one")
+        return Places(_sorting(logits.keys), _sorting(logits.classes))
+
+
+@dataclass(frozen=True)
+class Places:
+    """``rows`` and ``columns`` of a classifier's scores in the order of a `Frame`."""
+
+    rows: np.ndarray
+    columns: np.ndarray
+
+    def take(self, scores: np.ndarray, photos: np.ndarray | slice = slice(None)) -> np.ndarray:
+        """The scores of some of the frame's photos, float32 (photos, classes), in the frame's order."""
+        taken = np.asarray(scores[self.rows[photos]], dtype=np.float32)
+        in_order = bool((self.columns == np.arange(len(self.columns))).all())
+        return taken if in_order else taken[:, self.columns]
 
 
 def write(folder: Path, logits: Logits) -> None:
@@ -61,3 +118,25 @@ def read(folder: Path) -> Logits:
         ) from None
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise InputError(f"the logits in {folder} cannot be read: {error}") from error
+
+
+def scores(folder: Path) -> np.ndarray:
+    """The scores in a folder alone, memory-mapped: for a folder that `read` has looked at."""
+    mapped: np.ndarray = np.load(folder / _SCORES, mmap_mode="r")
+    return mapped
+
+
+def _sorting(names: tuple[str, ...]) -> np.ndarray:
+    return np.array(sorted(range(len(names)), key=names.__getitem__), dtype=int)
+
+
+def _differ(one: tuple[str, ...], other: tuple[str, ...], singular: str, plural: str) -> str:
+    more, less = sorted(set(one) - set(other)), sorted(set(other) - set(one))
+    if len(more) == len(one):
+        return f"have no {singular} in common: '{one[0]}' and '{other[0]}' are the first of {len(one)} and {len(other)}"
+    found = [
+        f"{len(names)} {singular if len(names) == 1 else plural} only {where} has ('{names[0]}')"
+        for names, where in ((more, "the first"), (less, "the second"))
+        if names
+    ]
+    return f"differ: {', '.join(found)}. They must come from the same data and the same split"

@@ -11,6 +11,11 @@ import pytest
 
 import tasks.angles
 import tasks.attribution
+import tasks.batchnorm
+import tasks.compare
+import tasks.ensemble
+import tasks.layerwise
+import tasks.multilabel
 import tasks.terms
 
 
@@ -27,6 +32,12 @@ def modules_of(package) -> list[str]:
         "tasks.dogs",
         *modules_of(tasks.angles),
         *modules_of(tasks.attribution),
+        *modules_of(tasks.layerwise),
+        *modules_of(tasks.compare),
+        *modules_of(tasks.ensemble),
+        "tasks.logits",
+        *modules_of(tasks.multilabel),
+        *modules_of(tasks.batchnorm),
         *modules_of(tasks.terms),
         "orchestrator.study",
         "orchestrator.studyfile",

@@ -77,10 +77,10 @@ async def _print_all(client: JobSubmissionClient, job: str) -> None:
     async for lines in client.tail_job_logs(job):
         if before is not None:
             before += lines
-            _, begun, lines = before.partition(_BEGINS)
-            if not begun:
-                continue
-            before, lines = None, lines.partition("\n")[2]
+            _, ended, lines = before.partition(_BEGINS)[2].partition("\n")
+            if not ended:
+                continue  # the pieces end anywhere, in the middle of that line too
+            before = None
         print(lines, end="", flush=True)
 
 

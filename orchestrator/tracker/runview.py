@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
@@ -130,6 +130,7 @@ class View:
             "data": "built-in" if data == "builtin" else data,
             "state": State.RUNNING,
             "mlflow.note.content": f"**{study['question']}**\n\n{self.record.planned} trials planned.",
+            **{f"inputs.{pin['study']}": f"{len(pin['trials'])} trials" for pin in pinned_inputs(self.record)},
         } | ({"sessions": self.record.sessions, "reason": ""} if self.record.sessions > 1 else {})
 
     def _study_end(self, update: Update, event: StudyEnded) -> None:
@@ -189,6 +190,11 @@ class _Sent:
         if (key, step) not in self._more:
             self._more.add((key, step))
             yield _key(key), value, millis(at), step
+
+
+def pinned_inputs(record: Record) -> Sequence[Mapping[str, Any]]:
+    """The earlier studies that this one reads, as its journal has them."""
+    return (record.study.get("inputs") or {}).get("pinned", ())
 
 
 def trial_name(trial: TrialRecord) -> str:

@@ -26,13 +26,14 @@ from orchestrator.events import Event, StudyStarted
 from orchestrator.folder import Runs, StudyFolder
 from orchestrator.record import Record, TrialRecord
 from orchestrator.tracker import uploads
-from orchestrator.tracker.runview import STUDY, Status, Update, View, millis, note, trial_name
+from orchestrator.tracker.runview import STUDY, Status, Update, View, millis, note, pinned_inputs, trial_name
 from tasks import serving
 
 _CURSOR = "orchestrator.journal"  # on the study's run: the journal up to this byte has arrived
 _UID = "orchestrator.study"
 _TRIAL = "orchestrator.trial"
 _PARENT = "mlflow.parentRunId"
+_NOTE = "mlflow.note.content"  # what the UI shows as a run's description
 _CLOCKS_SECONDS = 1.0  # what the clocks of two machines may differ by
 
 # MLflow would send a POST whose answer was lost again, and a run created twice is two runs. Whoever calls us tries
@@ -194,6 +195,8 @@ class Projection:
         """All that is new of one run: at most one request to create it, one for the values, one to end it."""
         if trial == STUDY and update.status is not None and update.status.end is not None:
             update.tag(self._study_end_tags())
+        if trial == STUDY and _NOTE in update.tags:
+            self._link_inputs(update)
         if trial not in self._runs:
             self._create_trial(trial, update)
         run = self._runs[trial]
@@ -247,10 +250,20 @@ class Projection:
     def _study_end_tags(self) -> dict[str, str]:
         best = results.best(self._view.record)
         if best is None:
-            return {"mlflow.note.content": note(self._view.record, None, "")}
+            return {_NOTE: note(self._view.record, None, "")}
         run = self._runs[best.id].id
         link = f"#/experiments/{self._experiment}/runs/{run}"
-        return {"mlflow.note.content": note(self._view.record, best, link), "best_run": run}
+        return {_NOTE: note(self._view.record, best, link), "best_run": run}
+
+    def _link_inputs(self, update: Update) -> None:
+        """From the study's run to those of the earlier studies that it reads, where this tracker has them."""
+        experiments = [each.experiment_id for each in self._client.search_experiments()]
+        for pin in pinned_inputs(self._view.record):
+            wanted = f"tags.`{_UID}` = '{pin['uid']}' and attributes.run_name = '{pin['study']}'"
+            for run in self._client.search_runs(experiments, wanted, max_results=1):
+                update.tags[f"inputs.{pin['study']}"] = run.info.run_id
+                where = f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
+                update.tags[_NOTE] += f"\n\nReads what {len(pin['trials'])} trials of [{pin['study']}]({where}) left."
 
     # -------------------------------------------------------------------------------------------------------- model
 

@@ -16,7 +16,7 @@ from orchestrator.objectstore import trialfiles
 from orchestrator.trial import checkpoint, fence, gpu
 from orchestrator.trial.maps import Maps
 from orchestrator.trial.spec import TrialSpec
-from tasks.api import Goal
+from tasks.api import Goal, Input
 
 if TYPE_CHECKING:
     from orchestrator.trial.worker import Attempt
@@ -46,6 +46,7 @@ class TrialContext:
     def __init__(self, spec: TrialSpec, folder: TrialFolder, attempt: Attempt) -> None:
         self.seed, self.cache = spec.seed, spec.cache
         self.data: Path | None = None  # until it is here
+        self.inputs: Sequence[Input] = ()  # until they are
         self.rank, self.processes = 0, spec.processes
         # The items of a map have GPUs, the trial itself has none then.
         self.device = "cuda" if spec.gpus and (registry.task(spec.task).maps or gpu.has_cuda()) else "cpu"

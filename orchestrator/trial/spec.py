@@ -12,7 +12,7 @@ from orchestrator.folder import StudyFolder
 from orchestrator.objectstore.data import DataUrl
 from orchestrator.objectstore.storage import Mirror
 from orchestrator.record import MapRecord, TrialRecord
-from orchestrator.study import Study
+from orchestrator.study import Pinned, Study
 from tasks.api import Goal
 
 
@@ -34,6 +34,7 @@ class TrialSpec:
     cache: Path
     folder: Path
     gpus: float
+    inputs: tuple[Pinned, ...] = ()
     cpus: float = 1
     priority: int = 0
     processes: int = 1
@@ -58,6 +59,7 @@ class TrialSpec:
             cache=folder.portable(cache),
             folder=folder.portable(folder.trial(trial.id).root),
             gpus=study.resources.gpus,
+            inputs=study.inputs.pinned if study.inputs is not None else (),
             cpus=study.resources.cpus,
             priority=study.priority,
             processes=study.resources.processes,

@@ -24,7 +24,7 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator import failures, registry
+from orchestrator import chain, failures, registry
 from orchestrator.errors import DataProblem, StorageProblem
 from orchestrator.events import Cause, Event, ItemsDone, Reported, Saved, TrialEnded, TrialInterrupted, TrialPlaced
 from orchestrator.folder import TrialFolder
@@ -161,6 +161,7 @@ def _outcome(spec: TrialSpec, context: TrialContext) -> Event | None:
             return _blind(spec, spec.data)
         seed_globals(spec.seed)
         task, context.data = registry.task(spec.task), data.localized(spec.data)
+        context.inputs = chain.read(spec.inputs, spec.folder.parents[2], spec.mirror)
         gpu.keep_to_share(0 if task.maps else spec.gpus)
         return _finish(spec, context, task.run(task.params(**spec.params), context))
     except Paused:

@@ -21,7 +21,6 @@ from tasks.attribution.gradients import Gradients, class_score
 from tasks.attribution.integrated import Attribution, fixed, integrated_gradients
 from tasks.attribution.variants import averaged, expected_gradients, noisy, plain_gradient
 from tasks.dogs.classifier import Classifier, imagenet_classifier, trained_classifier
-from tasks.dogs.photos import read_photo
 
 CHECK_NODES = 8  # of the maps with random weights: the same rule for all of them
 
@@ -68,8 +67,8 @@ def explain(job: Job) -> list[Explained]:
     """The photos of a job, explained."""
     params = job.params
     known = classifier(job.artifacts, params.backbone, params.weights, params.resolution)
-    model, side = known.model.to(job.device), known.resolution
-    pixels = np.stack([read_photo(path, side) for path in job.photos])
+    model = known.model.to(job.device)
+    pixels = np.stack([known.read(path) for path in job.photos])
     photos, references = _tensor(pixels, job.device), _tensor(job.references, job.device)
     with torch.no_grad():
         targets = torch.cat([model(photo[None]).argmax(1) for photo in photos])

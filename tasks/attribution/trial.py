@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tasks.api import Context, InputError
+from tasks.api import Context, Input, InputError
 from tasks.attribution import AttributionParams
 from tasks.attribution.faithfulness import bootstrap
 from tasks.attribution.figures import overlay, randomisation, sheet
 from tasks.attribution.shards import Explained, Job, classifier, explain
+from tasks.dogs.classifier import Classifier
 from tasks.dogs.drawn import ensure
 from tasks.dogs.folders import Photos, find_photos
-from tasks.dogs.photos import Unreadable, read_photo
+from tasks.dogs.photos import Unreadable
 
 STEPS = 5
 """At most this many reports, each on all photos so far."""
@@ -24,11 +26,11 @@ STEPS = 5
 
 def run(params: AttributionParams, context: Context) -> Mapping[str, float]:
     """Explain, test and draw; reports how the gaps and the faithfulness stand after each fifth of the shards."""
-    artifacts = context.inputs[0].artifacts if context.inputs else None
+    artifacts = _best(context.inputs)
     known = classifier(artifacts, params.backbone, params.weights, params.resolution)
     found = find_photos(context.data or ensure(context.cache))
-    paths, unreadable = _readable(_spread(found), params.photos, known.resolution)
-    references = _references(found, params.references, known.resolution)
+    paths, unreadable = _readable(_spread(found), params.photos, known)
+    references = _references(found, params.references, known)
     jobs = [
         Job(params, artifacts, tuple(paths[k : k + params.shard]), tuple(range(len(paths)))[k : k + params.shard],
             references, context.seed, context.device)
@@ -75,6 +77,12 @@ def _with_interval(name: str, values: NDArray[np.float64]) -> dict[str, float]:
     return {name: mean, f"{name}_low": low, f"{name}_high": high}
 
 
+def _best(inputs: Sequence[Input]) -> Path | None:
+    """The artifacts of the best classifier of all earlier studies; each study's best comes first."""
+    best = max(inputs, key=lambda one: one.metrics.get("val/top1", -math.inf), default=None)
+    return best.artifacts if best else None
+
+
 def _spread(found: Photos) -> Iterator[Path]:
     """Validation photos, one of each class in turn."""
     held: list[list[Path]] = [[] for _ in found.classes]
@@ -84,13 +92,13 @@ def _spread(found: Photos) -> Iterator[Path]:
         yield from (paths[turn] for paths in held if turn < len(paths))
 
 
-def _readable(candidates: Iterator[Path], count: int, side: int) -> tuple[list[Path], int]:
+def _readable(candidates: Iterator[Path], count: int, known: Classifier) -> tuple[list[Path], int]:
     """The first ``count`` photos that can be read, and how many could not. Raises `InputError` without any."""
     paths: list[Path] = []
     unreadable = 0
     for path in candidates:
         try:
-            read_photo(path, side)
+            known.read(path)
         except Unreadable as error:
             print(f"left out, it cannot be read: {path}: {error}", flush=True)
             unreadable += 1
@@ -103,13 +111,13 @@ def _readable(candidates: Iterator[Path], count: int, side: int) -> tuple[list[P
     return paths, unreadable
 
 
-def _references(found: Photos, count: int, side: int) -> NDArray[np.uint8]:
+def _references(found: Photos, count: int, known: Classifier) -> NDArray[np.uint8]:
     """Training photos at equal distances in the list: (count, side, side, 3)."""
     chosen = np.unique(np.linspace(0, found.trained - 1, min(count, found.trained)).astype(int))
     photos = []
     for index in chosen:
         try:
-            photos.append(read_photo(found.paths[index], side))
+            photos.append(known.read(found.paths[index]))
         except Unreadable as error:
             print(f"not among the references, it cannot be read: {found.paths[index]}: {error}", flush=True)
     if not photos:

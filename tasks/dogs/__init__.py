@@ -4,27 +4,28 @@ Source: Su Jianlin, kexue.fm/archives/4611 (a contest of 100 breeds, won by fine
 Idea: a backbone trained on ImageNet sees almost all that tells breeds apart, so a small head on its frozen features is
 a strong and cheap start; training the last stages of the backbone as well, at a smaller learning rate, gains the rest.
 
->>> TASK.params(regime="finetune", epochs=3).frozen_epochs
-1
+The recipe: a gated head beside a plain one, centre loss, batches of pairs, splices and masks, a last stage on clean
+photos. Two things differ from the post: AdamW on one cycle throughout, where it has Adam and then momentum at 1e-4, and
+layer-wise learning rates, which it has not. ``without`` leaves out one ingredient at a time.
+
+>>> TASK.params(regime="finetune", epochs=3, without="frozen").effective().frozen_epochs
+0
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from tasks.api import (
     Choice,
     Context,
-    Field,
     Goal,
     InputError,
     LogUniform,
     Model,
-    Params,
     Resources,
     Row,
     Support,
@@ -34,45 +35,7 @@ from tasks.api import (
 )  # fmt: skip
 from tasks.dogs.folders import find_photos
 from tasks.dogs.packaged import PACKAGED
-
-
-class DogParams(Params):
-    backbone: str = "tf_efficientnet_lite0"
-    """Any timm model by name."""
-    weights: str = "packaged"
-    """``packaged`` (ImageNet weights installed with this project), ``pretrained`` (timm's hub), ``none``, or a file."""
-    regime: Literal["frozen", "finetune"] = "frozen"
-    """``frozen``: features are computed once and only the head is trained. ``finetune``: the backbone's end too."""
-    resolution: int = Field(128, ge=32, le=1024)
-    """Side of the square that the backbone sees, px."""
-    views: int = Field(1, ge=1, le=2)
-    """Frozen regime: 1 as it is, 2 also mirrored: both are trained on, and their scores averaged."""
-    head: Literal["linear", "glu"] = "linear"
-    """``glu`` puts a gated layer between features and scores."""
-    hidden: int = Field(256, ge=8, le=8192)
-    """Width of the glu head."""
-    epochs: int = Field(12, ge=1, le=1000)
-    """Passes over the training photos."""
-    batch_size: int = Field(128, ge=2, le=8192)
-    """Photos a step."""
-    lr: float = Field(3e-3, gt=0, le=10)
-    """Peak learning rate of the head (AdamW, one cycle)."""
-    weight_decay: float = Field(0.3, ge=0, le=100)
-    """AdamW's decoupled weight decay."""
-    label_smoothing: float = Field(0.1, ge=0, lt=1)
-    """Share of the target spread evenly over all classes."""
-    dropout: float = Field(0.2, ge=0, lt=1)
-    """Dropout on the features."""
-    backbone_lr: float = Field(3e-4, gt=0, le=1)
-    """Finetune regime: peak learning rate of the unfrozen part of the backbone."""
-    frozen_epochs: int = Field(1, ge=0, le=1000)
-    """Finetune regime: epochs in which the head alone is trained."""
-    unfrozen_stages: int = Field(2, ge=1, le=100)
-    """Finetune regime: how many of the backbone's last stages are trained after that."""
-    val_fraction: float = Field(0.2, gt=0, lt=1)
-    """Share held out of each class when the data has no val/ folder."""
-    split_seed: int = Field(0, ge=0)
-    """Which photos are held out; the same for all trials of a study."""
+from tasks.dogs.params import DogParams
 
 
 def run(params: DogParams, context: Context) -> Mapping[str, float]:
@@ -85,7 +48,10 @@ def run(params: DogParams, context: Context) -> Mapping[str, float]:
 def check(params: DogParams, data: Path | None) -> None:
     """Report wrong data, an unknown backbone and missing weights before anything starts."""
     if data is not None:
-        find_photos(data, params.val_fraction, params.split_seed)
+        find_photos(
+            data, params.val_fraction, params.split_seed,
+            unlabelled=params.effective().pseudo_rounds > 0 and params.pseudo_source == "unlabelled",
+        )  # fmt: skip
     if params.weights not in ("packaged", "pretrained", "none") and not Path(params.weights).expanduser().is_file():
         raise InputError(
             f"params.weights={params.weights}: there is no such file (or give packaged, pretrained or none)"
@@ -143,8 +109,14 @@ TASK = Task(
         "val/top5_high": "upper end",
         "val/loss": "cross entropy, nats",
         "val/photos": "validation photos that could be read",
-        "train/loss": "mean loss of the epoch, label smoothing included",
+        "train/loss": "mean loss of the epoch, label smoothing and all heads included",
         "train/images_per_second": "training photos a second",
+        "blend/alpha": "the head's share in predictions, beside the auxiliary head; chosen on all photos, to be kept",
+        "blend/alpha_first": "the share that the first half of the validation photos is predicted with",
+        "blend/alpha_second": "the second half's; each half's is chosen on the other",
+        "pseudo/photos": "photos that the epoch trained on under the label of a round",
+        "pseudo/right": "share of those labels that are right, where that can be told",
+        "pseudo/transductive": "1 when the validation photos served as unlabelled ones, else 0",
         "data/unreadable": "photos left out because they could not be read; the trial's log names them",
     },
     space={
@@ -155,6 +127,7 @@ TASK = Task(
         "head": Choice("linear", "glu"),
     },
     resources=Resources(cpus=1),
+    distributed=True,
     run=run,
     check=check,
     conclude=conclude,

@@ -126,10 +126,3 @@ def check_backbone(name: str, weights: str) -> None:
         near = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
         raise InputError(f"timm has no model '{name}'" + (f"; near it: {', '.join(near)}" if near else ""))
     weights_file(name, weights)
-
-
-def last_stages(net: Any, count: int) -> list[nn.Parameter]:
-    """The parameters of a backbone's last ``count`` stages, as timm groups them."""
-    groups = timm.models.group_parameters(net, net.group_matcher(coarse=True))
-    names = {name for layer in sorted(groups)[-count:] for name in groups[layer]}
-    return [parameter for name, parameter in net.named_parameters() if name in names]

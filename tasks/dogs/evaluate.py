@@ -16,6 +16,8 @@ from scipy.stats import binomtest
 from tasks.api import Context
 from tasks.dogs.photos import read_photo
 
+METRICS = ("val/top1", "val/top1_low", "val/top1_high", "val/top5", "val/top5_low", "val/top5_high", "val/loss")
+
 
 @dataclass(frozen=True)
 class Predictions:

@@ -12,17 +12,23 @@ from pathlib import Path
 from tasks.api import InputError
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".gif", ".tif", ".tiff", ".webp"})
+UNLABELLED = "unlabelled"
 _VALIDATION = ("val", "valid", "validation", "test")
 
 
 @dataclass(frozen=True)
 class Photos:
-    """``paths[i]`` shows class ``classes[labels[i]]``; the first ``trained`` of them are for training."""
+    """``paths[i]`` shows class ``classes[labels[i]]``; the first ``trained`` of them are for training.
+
+    A label of −1 is an unlabelled photo; those come last. ``keys`` name photos wherever the data lies:
+    ``train/<class>/<file>``, ``val/<class>/<file>``, ``unlabelled/<file>``.
+    """
 
     paths: tuple[Path, ...]
     labels: tuple[int, ...]
     classes: tuple[str, ...]
     trained: int
+    keys: tuple[str, ...]
 
     def digest(self) -> str:
         """Changes when a photo is added, removed, moved to another split or class, or written anew."""
@@ -33,9 +39,10 @@ class Photos:
         return hasher.hexdigest()[:16]
 
 
-def find_photos(root: Path, val_fraction: float = 0.2, split_seed: int = 0) -> Photos:
+def find_photos(root: Path, val_fraction: float = 0.2, split_seed: int = 0, unlabelled: bool = False) -> Photos:
     """The photos under ``root``: ``train/<class>/*`` with ``val/<class>/*``, or ``<class>/*``, split by class.
 
+    ``unlabelled`` adds what is in the folder ``unlabelled/``, which is no class.
     Raises `InputError` saying which folder lacks what.
     """
     if not root.is_dir():
@@ -48,10 +55,12 @@ def find_photos(root: Path, val_fraction: float = 0.2, split_seed: int = 0) -> P
                 f"{root} has train/ but no val/: add it, or point at a folder with a folder for each class"
             )
         by_class, held = _classes(train), _classes(val)
+        roots = (train, val)
         unknown = sorted(set(held) - set(by_class))
         if unknown:
             raise InputError(f"{val} has the class '{unknown[0]}', which {train} has not")
     else:
+        roots = (root, root)
         by_class, held = _split(_classes(root), val_fraction, split_seed)
     classes = tuple(sorted(by_class))
     if len(classes) < 2:
@@ -63,12 +72,34 @@ def find_photos(root: Path, val_fraction: float = 0.2, split_seed: int = 0) -> P
             raise InputError(
                 f"class '{name}' of {root} has no validation photo: add one, or take the class out of train/"
             )
-    paths = [(path, label) for part in (by_class, held) for label, name in enumerate(classes) for path in part[name]]
-    return Photos(
-        tuple(path for path, _ in paths),
-        tuple(label for _, label in paths),
-        classes,
-        sum(len(by_class[name]) for name in classes),
+    found = [
+        (path, label, f"{split}/{path.relative_to(base).as_posix()}")
+        for split, base, part in zip(("train", "val"), roots, (by_class, held), strict=True)
+        for label, name in enumerate(classes)
+        for path in part[name]
+    ]
+    if unlabelled:
+        found += [(path, -1, path.relative_to(root).as_posix()) for path in _unlabelled(root)]
+    paths, labels, keys = zip(*found, strict=True)
+    return Photos(paths, labels, classes, sum(len(by_class[name]) for name in classes), keys)
+
+
+def _unlabelled(root: Path) -> list[Path]:
+    photos = _photos_below(root / UNLABELLED)
+    if not photos:
+        raise InputError(
+            f"{root / UNLABELLED} holds no photos, and params.pseudo_source is unlabelled: put them there, "
+            "or give pseudo_rounds=0"
+        )
+    return photos
+
+
+def _photos_below(folder: Path) -> list[Path]:
+    return sorted(
+        Path(place) / name
+        for place, _, names in os.walk(folder)
+        for name in names
+        if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
     )
 
 
@@ -76,14 +107,8 @@ def _classes(root: Path) -> dict[str, list[Path]]:
     """Photos by the folder they lie under, sorted; folders without any are left out."""
     found = {}
     for folder in sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith(".")):
-        photos = [
-            Path(place) / name
-            for place, _, names in os.walk(folder)
-            for name in names
-            if Path(name).suffix.lower() in SUFFIXES and not name.startswith(".")
-        ]
-        if photos:
-            found[folder.name] = sorted(photos)
+        if folder.name != UNLABELLED and (photos := _photos_below(folder)):
+            found[folder.name] = photos
     if not found:
         raise InputError(f"{root} holds no photos: expected {root}/<class>/<photo>.jpg")
     return found

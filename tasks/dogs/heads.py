@@ -1,23 +1,98 @@
-"""Heads: from a backbone's features to class scores."""
+"""Heads: from a backbone's features to class scores, and the loss that trains them.
+
+Source: kexue.fm/archives/4611. The contest's head is a gated layer with softmax, a second softmax on the features
+themselves, and Wen et al.'s centre loss (ECCV 2016) with centres learned by gradient:
+
+    loss = CE + aux_weight · CE_aux + centre_weight · ‖g − C_y‖²
+
+At width h the squared distance is scaled by 64 / h: as in the contest at its width of 64, and as strong for each
+dimension at any other.
+"""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
 from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+if TYPE_CHECKING:
+    from tasks.dogs.params import DogParams
+
+CONTEST_WIDTH = 64
+
+
+class Outputs(NamedTuple):
+    """``scores`` and ``auxiliary`` are (n, classes), ``hidden`` (n, width) is what the centre loss looks at."""
+
+    scores: Tensor
+    auxiliary: Tensor | None
+    hidden: Tensor
 
 
 class Head(nn.Module):
-    """``linear``: dropout, then scores. ``glu``: Dense(h) ⊙ σ(Dense(h)) first, the gate of kexue.fm/archives/4611.
+    """``linear``: dropout, then scores. ``glu``: Dense(h) ⊙ σ(Dense(h)) first. ``dense``: Dense(h) first, no gate.
 
-    (n, features) → (n, classes). The last layer starts at zero, so training starts at the loss of chance, ln(classes).
+    (n, features) → `Outputs`. The last layers start at zero, so training starts at the loss of chance, ln(classes).
     """
 
-    def __init__(self, kind: str, features: int, classes: int, hidden: int, dropout: float) -> None:
+    def __init__(
+        self, kind: str, features: int, classes: int, hidden: int, dropout: float,
+        auxiliary: bool = False, centres: bool = False,
+    ) -> None:  # fmt: skip
         super().__init__()
         self.dropout = nn.Dropout(dropout)
-        self.gate = nn.Sequential(nn.Linear(features, 2 * hidden), nn.GLU()) if kind == "glu" else nn.Identity()
-        self.scores = nn.Linear(hidden if kind == "glu" else features, classes)
-        nn.init.zeros_(self.scores.weight)
-        nn.init.zeros_(self.scores.bias)
+        gates = {
+            "glu": lambda: nn.Sequential(nn.Linear(features, 2 * hidden), nn.GLU()),
+            "dense": lambda: nn.Linear(features, hidden),
+            "linear": nn.Identity,
+        }
+        self.gate = gates[kind]()
+        self.scores = _from_zero(features if kind == "linear" else hidden, classes)
+        self.auxiliary = _from_zero(features, classes) if auxiliary else None
+        self.centres = nn.Parameter(torch.zeros(classes, hidden)) if centres else None
 
-    def forward(self, features: Tensor) -> Tensor:
-        return self.scores(self.gate(self.dropout(features)))
+    def forward(self, features: Tensor) -> Outputs:
+        features = self.dropout(features)
+        hidden = self.gate(features)
+        return Outputs(self.scores(hidden), None if self.auxiliary is None else self.auxiliary(features), hidden)
+
+
+def make_head(params: DogParams, features: int, classes: int) -> Head:
+    """The head that the parameters ask for."""
+    gated = params.head != "linear"
+    return Head(
+        params.head, features, classes, params.hidden, params.dropout,
+        auxiliary=gated and params.aux_weight > 0, centres=gated and params.centre_weight > 0,
+    )  # fmt: skip
+
+
+def objective(params: DogParams, head: Head, outputs: Outputs, target: Tensor) -> Tensor:
+    """The loss summed over photos, float32. ``target``: classes (n,), or their shares (n, classes) of mixed photos."""
+    smoothing = params.label_smoothing
+    loss = cross_entropy(outputs.scores.float(), target, label_smoothing=smoothing, reduction="sum")
+    if outputs.auxiliary is not None:
+        second = cross_entropy(outputs.auxiliary.float(), target, label_smoothing=smoothing, reduction="sum")
+        loss = loss + params.aux_weight * second
+    if head.centres is not None:
+        loss = loss + params.centre_weight * centre_loss(outputs.hidden, head.centres, target)
+    return loss
+
+
+def centre_loss(hidden: Tensor, centres: Tensor, target: Tensor) -> Tensor:
+    """64/h · Σ ‖g − C_y‖², float32; of a mixed photo, the mean over its classes by their shares."""
+    hidden, centres = hidden.float(), centres.float()
+    if target.ndim == 1:
+        squares = (hidden - centres[target]).square().sum()
+    else:
+        own, mean = hidden.square().sum(1) * target.sum(1), target @ centres
+        squares = (own - 2 * (hidden * mean).sum(1) + target @ centres.square().sum(1)).sum()
+    return squares * (CONTEST_WIDTH / hidden.shape[1])
+
+
+def _from_zero(width: int, classes: int) -> nn.Linear:
+    layer = nn.Linear(width, classes)
+    nn.init.zeros_(layer.weight)
+    nn.init.zeros_(layer.bias)
+    return layer

@@ -1,44 +1,60 @@
-"""The two regimes as one thing to the training loop: what is trained, on which batches, and how it is validated."""
+"""The two regimes as one thing to the training loop: what is trained, on which batches, and what it predicts."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-import numpy as np
 import torch
 from torch import Tensor, nn
-from torchvision.transforms import v2
 
-from tasks.api import Context, InputError
-from tasks.dogs import store
-from tasks.dogs.backbone import last_stages, load_backbone
-from tasks.dogs.features import SHARD, features
+from tasks.api import Context
+from tasks.dogs import sampler, store
+from tasks.dogs.augment import Augment, Settings, centre, draw
+from tasks.dogs.backbone import load_backbone
+from tasks.dogs.blend import Scores
+from tasks.dogs.chance import generator
+from tasks.dogs.features import features
 from tasks.dogs.folders import Photos
-from tasks.dogs.heads import Head
-from tasks.dogs.photos import Unreadable, read_photo
+from tasks.dogs.heads import Head, Outputs, make_head
+from tasks.dogs.loading import Rows, ahead, decoded, readable, take
+from tasks.dogs.stages import Stage, backbone_groups, head_groups, last_stages, stage_of
 
 if TYPE_CHECKING:
-    from tasks.dogs import DogParams
+    from tasks.dogs.params import DogParams
+
+
+class Batch(NamedTuple):
+    """This process's share of a batch: inputs, classes, and how many photos the whole batch has."""
+
+    x: Tensor
+    y: Tensor
+    size: int
 
 
 @dataclass(frozen=True)
-class Rows:
-    """The readable photos by row number, and why the others are left out."""
+class Pool:
+    """What is trained on in an epoch: rows and their classes. An epoch shows ``count`` of them."""
 
-    train: Tensor
-    val: Tensor
+    rows: Tensor
     labels: Tensor
-    problems: store.Problems
+    count: int
+
+    def batches(self, params: DogParams, seed: int, epoch: int) -> Iterator[Tensor]:
+        """The rows of each whole batch of an epoch."""
+        order = generator(seed, "order", epoch)
+        return sampler.batches(params.sampler, self.rows, self.labels, params.batch_size, self.count, order)
 
 
 class Learner(Protocol):
     """A model in one regime."""
 
     model: nn.Module
-    head: nn.Module
+    """Maps inputs to `Outputs`."""
+    head: Head
     rows: Rows
     frozen: bool
     """Whether the backbone stayed as it was."""
@@ -49,13 +65,13 @@ class Learner(Protocol):
     def begin_epoch(self, epoch: int) -> None:
         """Set what is trained in this epoch (from 1)."""
 
-    def batches(self, order: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        """Inputs and labels of one epoch, in an order drawn from the generator."""
+    def batches(self, pool: Pool, epoch: int) -> Iterator[Batch]:
+        """This process's shares of an epoch's batches."""
 
-    def validate(self) -> Tensor:
-        """Scores of the validation photos, (photos, classes), on the CPU."""
+    def predict(self, model: nn.Module, rows: Tensor, precision: AbstractContextManager[Any]) -> Scores:
+        """What a model of this kind says of some photos."""
 
-    def trained(self) -> dict[str, Tensor]:
+    def trained(self, model: nn.Module) -> dict[str, Tensor]:
         """What a model needs beyond its backbone's first weights: ``head.*``, and ``scaling.*`` or ``backbone.*``."""
 
 
@@ -65,79 +81,71 @@ class FrozenLearner:
     frozen = True
 
     def __init__(self, params: DogParams, context: Context, photos: Photos) -> None:
-        self._params, self._device = params, context.device
+        self._params, self._context = params, context
         views: list[Tensor] = []
         problems: store.Problems = {}
         for view in range(params.views):
             array, problems = features(
                 photos, params.backbone, params.weights, params.resolution, view, context.cache, context.device
             )
-            views.append(torch.from_numpy(np.array(array)))
+            views.append(torch.from_numpy(array.copy()))
         self.rows = readable(photos, problems)
         x = torch.stack(views)  # (views, photos, features)
         mean, std = x[0, self.rows.train].mean(0), x[0, self.rows.train].std(0) + 1e-6
-        self._x = ((x - mean) / std).to(self._device)
+        self._x = ((x - mean) / std).to(context.device)
         self._scaling = {"mean": mean, "std": std}
-        self.head: nn.Module = Head(params.head, x.shape[2], len(photos.classes), params.hidden, params.dropout).to(
-            self._device
-        )
+        self.head = make_head(params, x.shape[2], len(photos.classes)).to(context.device)
         self.model: nn.Module = self.head
 
     def groups(self) -> list[dict[str, Any]]:
-        return [{"params": list(self.model.parameters()), "lr": self._params.lr}]
+        return head_groups(self.head, self._params.lr)
 
     def begin_epoch(self, epoch: int) -> None:
         self.model.train()
 
-    def batches(self, order: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        for rows in shuffled(self.rows.train, self._params.batch_size, order):
-            views = torch.randint(self._params.views, rows.shape, generator=order)
-            yield self._x[views, rows], self.rows.labels[rows].to(self._device)
+    def batches(self, pool: Pool, epoch: int) -> Iterator[Batch]:
+        context, sides = self._context, generator(self._context.seed, "views", epoch)
+        label_of = _by_row(pool, len(self.rows.labels))
+        for rows in pool.batches(self._params, context.seed, epoch):
+            views = torch.randint(self._params.views, rows.shape, generator=sides)
+            part = sampler.share(len(rows), context.rank, context.processes)
+            own, views = rows[part], views[part]
+            yield Batch(self._x[views, own], label_of[own].to(context.device), len(rows))
 
     @torch.no_grad()
-    def validate(self) -> Tensor:
-        self.model.eval()
-        return torch.stack([self.model(x[self.rows.val]).log_softmax(1) for x in self._x]).mean(0).cpu()
+    def predict(self, model: nn.Module, rows: Tensor, precision: AbstractContextManager[Any]) -> Scores:
+        model.eval()
+        with precision:
+            seen = [_log_probabilities(model(x[rows])) for x in self._x]
+        return _scores([torch.stack(views).mean(0).log_softmax(1) for views in zip(*seen, strict=True)])
 
-    def trained(self) -> dict[str, Tensor]:
-        return prefixed("head", self.head.state_dict()) | prefixed("scaling", self._scaling)
+    def trained(self, model: nn.Module) -> dict[str, Tensor]:
+        return prefixed("head", model.state_dict()) | prefixed("scaling", self._scaling)
 
 
 class FinetuneLearner:
-    """Backbone and head, trained in two stages: the head alone, then also the backbone's last stages.
+    """Backbone and head: the head alone first, then also the backbone's last stages, at the end on clean photos.
 
-    Photos are decoded once to a shared store and cropped and flipped anew each epoch. The backbone's batch norms keep
-    their ImageNet statistics: batches are small and classes many.
+    Photos are decoded once to a shared store, and augmented anew each epoch where the model is. The backbone's batch
+    norms keep their ImageNet statistics: batches are small and classes many.
     """
 
     frozen = False
 
     def __init__(self, params: DogParams, context: Context, photos: Photos) -> None:
-        self._params, self._device = params, context.device
-        side = math.ceil(params.resolution / 0.875)  # validation looks at the middle 7/8, as ImageNet's does
-        self._pixels, problems = decoded(photos, side, context)
+        self._params, self._context = params, context
+        self._pixels, problems = decoded(photos, math.ceil(params.resolution / params.crop), context)
         self.rows = readable(photos, problems)
         self._backbone = load_backbone(params.backbone, params.weights, context.seed)
-        self.head: nn.Module = Head(
-            params.head, self._backbone.features, len(photos.classes), params.hidden, params.dropout
-        )
-        self.model: nn.Module = nn.Sequential(self._backbone.net, self.head).to(self._device)
+        self.head = make_head(params, self._backbone.features, len(photos.classes))
+        self.model: nn.Module = nn.Sequential(self._backbone.net, self.head).to(context.device)
         self._stages = last_stages(self._backbone.net, params.unfrozen_stages)
-        self._augment = v2.Compose(
-            [
-                # Breeds differ in proportions: crops keep them nearly as they are.
-                v2.RandomResizedCrop(params.resolution, scale=(0.6, 1.0), ratio=(0.9, 1.1), antialias=True),
-                v2.RandomHorizontalFlip(),
-                v2.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2),
-            ]
-        )
-        self._crop = v2.CenterCrop(params.resolution)
 
     def groups(self) -> list[dict[str, Any]]:
-        return [
-            {"params": list(self.head.parameters()), "lr": self._params.lr},
-            {"params": self._stages, "lr": self._params.backbone_lr},
-        ]
+        params, net = self._params, self._backbone.net
+        return head_groups(self.head, params.lr) + backbone_groups(
+            net, self._stages, params.backbone_lr, params.layer_decay, params.weight_decay
+        )
 
     def begin_epoch(self, epoch: int) -> None:
         self._backbone.net.eval().requires_grad_(False)
@@ -146,28 +154,43 @@ class FinetuneLearner:
             for parameter in self._stages:
                 parameter.requires_grad_(True)
 
-    def batches(self, order: torch.Generator) -> Iterator[tuple[Tensor, Tensor]]:
-        for rows in shuffled(self.rows.train, self._params.batch_size, order):
-            photos = torch.stack([self._augment(self._photo(row)) for row in rows.tolist()])
-            yield self._normalised(photos), self.rows.labels[rows].to(self._device)
+    def batches(self, pool: Pool, epoch: int) -> Iterator[Batch]:
+        params, device = self._params, self._context.device
+        augment = self._augment(epoch)
+        label_of = _by_row(pool, len(self.rows.labels))
+        chance = generator(self._context.seed, "augment", epoch)
+
+        def read() -> Iterator[tuple[Tensor, Tensor, Any, int]]:
+            for rows in pool.batches(params, self._context.seed, epoch):
+                drawn = draw(augment.settings, len(rows), chance)  # for all processes: each applies its part
+                part = sampler.share(len(rows), self._context.rank, self._context.processes)
+                own = rows[part]
+                yield take(self._pixels, own, pinned=device == "cuda"), label_of[own], drawn.part(part), len(rows)
+
+        for photos, labels, drawn, size in ahead(read()):
+            x = augment.apply_drawn(photos.to(device, non_blocking=True), labels, drawn)
+            yield Batch(x, labels.to(device), size)
+
+    def _augment(self, epoch: int) -> Augment:
+        p = self._params
+        settings = Settings(p.flip, p.rotation, p.zoom, p.shift, p.colour, p.mask, p.splice)
+        if stage_of(p, epoch) is Stage.CLEAN:
+            settings = settings.clean()
+        return Augment(settings, p.resolution, p.crop, self._backbone.mean, self._backbone.std)
 
     @torch.no_grad()
-    def validate(self) -> Tensor:
-        self.model.eval()
-        scores = []
-        for rows in self.rows.val.split(self._params.batch_size):
-            photos = torch.stack([self._crop(self._photo(row)) for row in rows.tolist()])
-            scores.append(self.model(self._normalised(photos)).cpu())
-        return torch.cat(scores)
+    def predict(self, model: nn.Module, rows: Tensor, precision: AbstractContextManager[Any]) -> Scores:
+        model.eval()
+        parts = []
+        with precision:
+            for some in rows.split(self._params.batch_size):
+                photos = centre(take(self._pixels, some), self._params.resolution).to(self._context.device)
+                parts.append(_log_probabilities(model(self._backbone.normalise(photos))))
+        return _scores([torch.cat(heads) for heads in zip(*parts, strict=True)])
 
-    def trained(self) -> dict[str, Tensor]:
-        return prefixed("head", self.head.state_dict()) | prefixed("backbone", self._backbone.net.state_dict())
-
-    def _photo(self, row: int) -> Tensor:
-        return torch.from_numpy(np.array(self._pixels[row])).permute(2, 0, 1)  # uint8 (3, side, side)
-
-    def _normalised(self, photos: Tensor) -> Tensor:
-        return self._backbone.normalise(photos.to(self._device).permute(0, 2, 3, 1))
+    def trained(self, model: nn.Module) -> dict[str, Tensor]:
+        net, head = model.children()
+        return prefixed("head", head.state_dict()) | prefixed("backbone", net.state_dict())
 
 
 def make_learner(params: DogParams, context: Context, photos: Photos) -> Learner:
@@ -178,39 +201,17 @@ def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
 
 
-def decoded(photos: Photos, side: int, context: Context) -> tuple[np.ndarray, store.Problems]:
-    """All photos as uint8 (photos, side, side, 3), memory-mapped, shared by all trials."""
-
-    def compute(rows: range) -> tuple[np.ndarray, store.Problems]:
-        out, problems = np.zeros((len(rows), side, side, 3), np.uint8), {}
-        for at, row in enumerate(rows):
-            try:
-                out[at] = read_photo(photos.paths[row], side)
-            except Unreadable as error:
-                problems[row] = str(error)
-        print(f"decoded photos {rows.start}–{rows.stop} of {len(photos.paths)}", flush=True)
-        return out, problems
-
-    return store.fill(context.cache / "pixels" / f"{side}px-{photos.digest()}", len(photos.paths), SHARD, compute)
+def _by_row(pool: Pool, count: int) -> Tensor:
+    """The class of each row that is trained on, by row number."""
+    labels = torch.full((count,), -1)
+    labels[pool.rows] = pool.labels
+    return labels
 
 
-def readable(photos: Photos, problems: store.Problems) -> Rows:
-    """The rows that can be used. Raises `InputError` when a class has no photo left to train or validate with."""
-    labels = torch.tensor(photos.labels)
-    good = torch.ones(len(labels), dtype=torch.bool)
-    good[list(problems)] = False
-    for row, reason in sorted(problems.items()):
-        print(f"left out: {photos.paths[row]}: {reason}", flush=True)
-    rows = torch.arange(len(labels))
-    train, val = rows[good & (rows < photos.trained)], rows[good & (rows >= photos.trained)]
-    for part, name in ((train, "training"), (val, "validation")):
-        counts = torch.bincount(labels[part], minlength=len(photos.classes))
-        if (counts == 0).any():
-            missing = photos.classes[int((counts == 0).nonzero()[0])]
-            raise InputError(f"class '{missing}' has no readable {name} photo; the log names those that were left out")
-    return Rows(train, val, labels, problems)
+def _log_probabilities(outputs: Outputs) -> list[Tensor]:
+    heads = [outputs.scores] + ([] if outputs.auxiliary is None else [outputs.auxiliary])
+    return [scores.float().log_softmax(1).cpu() for scores in heads]
 
 
-def shuffled(rows: Tensor, size: int, order: torch.Generator) -> Iterator[Tensor]:
-    """The rows in a random order, in batches; the last may be smaller."""
-    yield from rows[torch.randperm(len(rows), generator=order)].split(size)
+def _scores(heads: list[Tensor]) -> Scores:
+    return Scores(heads[0].numpy(), heads[1].numpy() if len(heads) > 1 else None)

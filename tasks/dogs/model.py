@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,20 +16,25 @@ from torch import nn
 from tasks.api import Context
 from tasks.dogs.backbone import Backbone, load_backbone
 from tasks.dogs.features import VIEWS
-from tasks.dogs.folders import Photos
-from tasks.dogs.heads import Head
-from tasks.dogs.learners import Learner
+from tasks.dogs.heads import Head, Outputs
 from tasks.dogs.photos import read_photo
 
 if TYPE_CHECKING:
-    from tasks.dogs import DogParams
+    from tasks.dogs.params import DogParams
 
 
-def save_model(params: DogParams, context: Context, learner: Learner, photos: Photos, example: Path) -> None:
-    """Leave what this trial trained in its artifacts: the head, and the backbone where that was trained too."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in learner.trained().items()}
-    save_file(tensors, context.artifact("model/trained.safetensors"))
-    about = {**params.model_dump(), "views": params.views if learner.frozen else 1, "classes": list(photos.classes)}
+def save_model(
+    params: DogParams, context: Context, tensors: Mapping[str, torch.Tensor], classes: Sequence[str], example: Path,
+    alpha: float,
+) -> None:  # fmt: skip
+    """Leave what this trial trained in its artifacts: the head, and the backbone where that was trained too.
+
+    ``alpha`` is the share of the head in the prediction; the auxiliary head has the rest.
+    """
+    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    save_file(whole, context.artifact("model/trained.safetensors"))
+    views = params.views if params.regime == "frozen" else 1
+    about = {**params.model_dump(), "views": views, "classes": list(classes), "alpha": alpha}
     context.artifact("model/model.json").write_text(json.dumps(about, indent=2))
     np.save(context.artifact("model/example.npy"), read_photo(example, params.resolution)[None])
 
@@ -55,13 +60,13 @@ def load(folder: Path) -> Callable[[np.ndarray], np.ndarray]:
     @torch.inference_mode()
     def predict(photos: np.ndarray) -> np.ndarray:
         x = backbone.normalise(torch.from_numpy(np.ascontiguousarray(photos, dtype=np.uint8)))
-        scores = []
+        views = []
         for view in VIEWS[: about["views"]]:
             seen = backbone.net(view(x))
             if scaling is not None:
                 seen = (seen - scaling["mean"]) / scaling["std"]
-            scores.append(head(seen).log_softmax(1))
-        return torch.stack(scores).mean(0).softmax(1).numpy()
+            views.append(head(seen))
+        return _blended(views, about.get("alpha", 1.0)).numpy()
 
     return predict
 
@@ -73,9 +78,24 @@ def _assemble(
     net = net.to(memory_format=torch.channels_last)
     net.load_state_dict(_below("backbone", tensors))
     backbone = Backbone(net.eval(), int(net.num_features), tuple(about["mean"]), tuple(about["std"]))
-    head = Head(about["head"], backbone.features, len(about["classes"]), about["hidden"], about["dropout"])
-    head.load_state_dict(_below("head", tensors))
+    own = _below("head", tensors)
+    head = Head(
+        about["head"], backbone.features, len(about["classes"]), about["hidden"], about["dropout"],
+        auxiliary="auxiliary.weight" in own, centres="centres" in own,
+    )  # fmt: skip
+    head.load_state_dict(own)
     return backbone, head.eval(), _below("scaling", tensors) or None
+
+
+def _blended(views: Sequence[Outputs], alpha: float) -> torch.Tensor:
+    """Probabilities: the mean of log-probabilities over views, of the head and the auxiliary head by their shares."""
+
+    def mean(scores: list[torch.Tensor]) -> torch.Tensor:
+        return torch.stack([view.log_softmax(1) for view in scores]).mean(0).softmax(1)
+
+    main = mean([outputs.scores for outputs in views])
+    second = [outputs.auxiliary for outputs in views if outputs.auxiliary is not None]
+    return alpha * main + (1 - alpha) * mean(second) if second else main
 
 
 def _below(prefix: str, tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

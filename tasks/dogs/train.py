@@ -1,114 +1,111 @@
-"""The training loop of both regimes."""
+"""A trial from its photos to what it leaves behind: epochs, validation, checkpoints, artifacts."""
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
-from torch.nn.functional import cross_entropy
 
+from tasks import logits
 from tasks.api import Context
 from tasks.dogs import drawn
-from tasks.dogs.evaluate import Predictions, accuracy, write_artifacts
-from tasks.dogs.folders import find_photos
-from tasks.dogs.learners import Learner, make_learner
+from tasks.dogs.blend import Blend, cross_fitted, halves
+from tasks.dogs.evaluate import METRICS, Predictions, accuracy, write_artifacts
+from tasks.dogs.folders import Photos, find_photos
+from tasks.dogs.learners import make_learner
+from tasks.dogs.loading import Rows
 from tasks.dogs.model import save_model
+from tasks.dogs.pseudo import PseudoLabels
+from tasks.dogs.ranks import Ranks
+from tasks.dogs.sampler import check_pairs
+from tasks.dogs.trainer import NotFinite, Trainer
 
 if TYPE_CHECKING:
-    from tasks.dogs import DogParams
-
-_OWN = ("initial_lr", "max_lr", "min_lr", "weight_decay")
+    from tasks.dogs.params import DogParams
 
 
 def train(params: DogParams, context: Context) -> Mapping[str, float]:
-    """Train with AdamW and a one-cycle schedule, validating and checkpointing each epoch."""
+    """Train, validating and checkpointing each epoch. Returns the last epoch's metrics; in rank 0 alone, if several."""
+    params = params.effective()
     root = context.data or drawn.ensure(context.cache)
-    photos = find_photos(root, params.val_fraction, params.split_seed)
-    torch.manual_seed(context.seed)
+    ranks = Ranks(context)
+    with ranks.joined():
+        return _train(params, context, root, ranks)
+
+
+def _train(params: DogParams, context: Context, root: Path, ranks: Ranks) -> Mapping[str, float]:
+    unlabelled = params.pseudo_rounds > 0 and params.pseudo_source == "unlabelled"
+    photos = find_photos(root, params.val_fraction, params.split_seed, unlabelled)
+    torch.manual_seed(context.seed)  # the head's first weights
     learner = make_learner(params, context, photos)
-    rows = learner.rows
-    trainer = _Trainer(params, learner, context)
-    val_paths = [photos.paths[row] for row in rows.val.tolist()]
-    val_labels = rows.labels[rows.val].numpy()
+    pseudo = PseudoLabels(params, learner.rows)
+    if params.sampler == "pairs":
+        check_pairs(pseudo.pool.labels, photos.classes, params.batch_size)
+    trainer = Trainer(params, learner, context, ranks, len(photos.classes), pseudo.pool.count)
+    validation = _Validation(photos, learner.rows, params.split_seed)
+    history: list[dict[str, float]] = []
+    if (kept := context.restore()) is not None:
+        epoch, state = kept
+        trainer.load(epoch, state)
+        pseudo.load(state["pseudo"])
+        history = list(state["history"])
     for epoch in range(trainer.epoch + 1, params.epochs + 1):
-        trainer.train_epoch(epoch)
-        predictions = Predictions(learner.validate().numpy(), val_labels, val_paths, photos.classes)
-        metrics = {
-            **accuracy(predictions),
-            "train/loss": trainer.loss,
-            "data/unreadable": float(len(rows.problems)),
-        }
-        trainer.history.append({"epoch": epoch, **metrics})
-        context.report(epoch, **metrics, **{"train/images_per_second": trainer.speed})
-        context.save(epoch, trainer.state())
-    predictions = Predictions(learner.validate().numpy(), val_labels, val_paths, photos.classes)
-    write_artifacts(context, predictions, trainer.history)
-    save_model(params, context, learner, photos, val_paths[0])
-    return {name: value for name, value in trainer.history[-1].items() if name != "epoch"}
+        try:
+            trainer.train_epoch(epoch, pseudo.pool)
+        except NotFinite as error:
+            return _diverged(context, ranks, epoch, error)
+        metrics = pseudo.metrics()
+        if pseudo.due(epoch):
+            found = pseudo.label(trainer.predict(pseudo.hidden)) if ranks.first and len(pseudo.hidden) else None
+            pseudo.rows, pseudo.labels = ranks.agreed(found) or (pseudo.rows, pseudo.labels)
+        if ranks.first:
+            metrics |= validation.measure(trainer) | {"train/loss": trainer.loss}
+            history.append({"epoch": epoch, **metrics})
+            context.report(epoch, **metrics, **{"train/images_per_second": trainer.speed})
+            context.save(epoch, {**trainer.state(), "pseudo": pseudo.state(), "history": history})
+    if not ranks.first:
+        return {}
+    blend = validation.blend(trainer)
+    predictions = validation.predictions(blend)
+    write_artifacts(context, predictions, history)
+    logits.write(context.artifact("logits/logits.npy").parent, validation.logits(blend))
+    save_model(params, context, learner.trained(trainer.model), photos.classes, predictions.paths[0], blend.alpha)
+    return {name: value for name, value in history[-1].items() if name != "epoch"}
 
 
-class _Trainer:
-    """Optimiser, schedule and data order; everything that a checkpoint must hold."""
+class _Validation:
+    """The validation photos that can be read, and what a model makes of them."""
 
-    def __init__(self, params: DogParams, learner: Learner, context: Context) -> None:
-        self._params, self._learner = params, learner
-        self.epoch, self.loss, self.speed = 0, math.nan, math.nan
-        self.history: list[dict[str, float]] = []
-        steps = params.epochs * math.ceil(len(learner.rows.train) / params.batch_size)
-        groups = learner.groups()
-        self._optimizer = torch.optim.AdamW(groups, weight_decay=params.weight_decay)
-        peaks = [group["lr"] for group in groups]
-        self._schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self._optimizer, peaks, total_steps=steps + 1, pct_start=0.1
-        )
-        self._order = torch.Generator().manual_seed(context.seed)
-        if (kept := context.restore()) is not None:
-            self._load(*kept)
+    def __init__(self, photos: Photos, rows: Rows, split_seed: int) -> None:
+        self._rows, self._classes, self._unreadable = rows.val, photos.classes, len(rows.problems)
+        own = rows.val.tolist()
+        self._paths: Sequence[Path] = [photos.paths[row] for row in own]
+        self._keys = tuple(photos.keys[row] for row in own)
+        self._labels: np.ndarray = rows.labels[rows.val].numpy()
+        self._half = halves(self._keys, self._labels.tolist(), split_seed)
 
-    def train_epoch(self, epoch: int) -> None:
-        self._learner.begin_epoch(epoch)
-        began, seen, total = time.monotonic(), 0, 0.0
-        for x, y in self._learner.batches(self._order):
-            loss = cross_entropy(self._learner.model(x), y, label_smoothing=self._params.label_smoothing)
-            self._optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            self._optimizer.step()
-            self._schedule.step()
-            seen, total = seen + len(y), total + loss.item() * len(y)
-        self.epoch, self.loss, self.speed = epoch, total / seen, seen / (time.monotonic() - began)
+    def blend(self, trainer: Trainer) -> Blend:
+        return cross_fitted(trainer.predict(self._rows), self._labels, self._half)
 
-    def state(self) -> dict[str, Any]:
-        return {
-            "model": self._learner.model.state_dict(),
-            "optimizer": self._optimizer.state_dict(),
-            "schedule": _plain(self._schedule.state_dict()),
-            "order": self._order.get_state(),
-            "rng": torch.get_rng_state(),
-            "history": self.history,
-        }
+    def predictions(self, blend: Blend) -> Predictions:
+        return Predictions(blend.scores, self._labels, self._paths, self._classes)
 
-    def _load(self, epoch: int, state: Mapping[str, Any]) -> None:
-        self._learner.model.load_state_dict(state["model"])
-        self._load_optimizer(state["optimizer"])
-        self._schedule.load_state_dict(state["schedule"])
-        self._order.set_state(state["order"])
-        torch.set_rng_state(state["rng"])
-        self.epoch, self.history = epoch, list(state["history"])
+    def logits(self, blend: Blend) -> logits.Logits:
+        return logits.Logits(blend.scores, self._keys, self._labels, self._classes)
 
-    def _load_optimizer(self, state: Mapping[str, Any]) -> None:
-        """The moments are the checkpoint's; rates and decay are this trial's own, which population-based training may
-        have changed since the checkpoint was written."""
-        own = [{name: group[name] for name in _OWN} for group in self._optimizer.param_groups]
-        self._optimizer.load_state_dict(dict(state))
-        for group, values in zip(self._optimizer.param_groups, own, strict=True):
-            if group["max_lr"] != values["max_lr"]:
-                group["lr"] *= values["max_lr"] / group["max_lr"]
-            group.update(values)
+    def measure(self, trainer: Trainer) -> dict[str, float]:
+        blend = self.blend(trainer)
+        return {**accuracy(self.predictions(blend)), **blend.metrics(), "data/unreadable": float(self._unreadable)}
 
 
-def _plain(state: Mapping[str, Any]) -> dict[str, Any]:
-    """A schedule's numbers; its functions are the class's own and come back with it."""
-    return {k: v for k, v in state.items() if isinstance(v, bool | int | float | str | list | tuple | type(None))}
+def _diverged(context: Context, ranks: Ranks, epoch: int, error: NotFinite) -> dict[str, Any]:
+    """Say what happened and hand over metrics that are no numbers, by which the trial ends as diverged."""
+    print(f"diverged: {error}; a smaller lr, or a smaller backbone_lr, may help", flush=True)
+    metrics = dict.fromkeys((*METRICS, "train/loss"), math.nan)
+    if ranks.first:
+        context.report(epoch, **metrics)
+    return metrics

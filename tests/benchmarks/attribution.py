@@ -12,8 +12,8 @@ number is refuted by one photo; our own rule, which agrees with Captum's, does t
 the number passes and that one node less does not.
 Ours is the mean over photos of all that the adaptive rule evaluated; that it also keeps the gaps of its panels within
 5 %, Captum does not have to.
-Speed: the same nodes and rows a forward, in turn, the median of rounds. Captum is installed into a folder of its own,
-once, below the system's folder for temporary files, beside this interpreter's torch.
+Speed: the same nodes and rows a forward, on one core, in turn, the median of rounds. Captum is installed into a folder
+of its own, once, below the system's folder for temporary files, beside this interpreter's torch.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ import tempfile
 import time
 from pathlib import Path
 
-os.environ.setdefault("OMP_NUM_THREADS", str(os.cpu_count()))
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # waiting threads spin: two on a busy machine are slower than one
 ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT))
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +22,7 @@ from tasks.attribution.integrated import integrated_gradients
 from tasks.dogs import TASK as DOGS
 from tasks.dogs import drawn
 from tasks.dogs.classifier import trained_classifier
+from tasks.dogs.photos import read_photo
 
 SMALL = {"backbone": "test_efficientnet", "weights": "none", "resolution": 48, "photos": 5, "references": 4, "shard": 2,
          "randomised": 1, "max_nodes": 512}  # fmt: skip
@@ -36,13 +39,16 @@ def dogs(tmp_path_factory) -> Path:
 def trained(dogs, tmp_path_factory) -> Path:
     """The artifacts of a trial of dogs."""
     context = FakeContext(tmp_path_factory.mktemp("trained"), data=dogs)
-    params = DOGS.params(backbone="test_efficientnet", weights="none", resolution=64, epochs=2, head="glu", views=2)
+    params = DOGS.params(backbone="test_efficientnet", weights="none", resolution=64, epochs=2, head="glu", views=2,
+                         aux_weight=0.25)  # fmt: skip
     DOGS.run(params, context)
     return context.folder / "artifacts"
 
 
 def chained(artifacts: Path) -> tuple[Input, ...]:
-    return (Input("dogs", "t1", {}, {}, 1, artifacts),)
+    """The best of one study, and a better one of another."""
+    worse = Input("other", "t0", {}, {"val/top1": 0.3}, 1, artifacts / "nowhere")
+    return (worse, Input("dogs", "t1", {}, {"val/top1": 0.4}, 1, artifacts))
 
 
 def run(folder: Path, dogs: Path, seed: int = 3, inputs=(), **params):
@@ -119,6 +125,16 @@ def test_the_differentiable_classifier_predicts_what_the_exported_one_does(train
     assert found.reached.all()
 
 
+def test_a_fine_tuned_classifier_sees_the_middle_of_a_photo(trained, dogs, tmp_path):
+    folder = tmp_path / "model"
+    shutil.copytree(trained / "model", folder)
+    about = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps(about | {"regime": "finetune", "crop": 0.8}))
+    path = next(dogs.rglob("*.jpg"))
+    assert np.array_equal(trained_classifier(tmp_path).read(path), read_photo(path, 80)[8:72, 8:72])
+    assert np.array_equal(trained_classifier(trained).read(path), read_photo(path, 64))
+
+
 def test_an_input_without_a_classifier_is_told(dogs, tmp_path):
     with pytest.raises(InputError, match="holds no trained classifier"):
         run(tmp_path, dogs, inputs=chained(tmp_path / "nothing"))
@@ -188,3 +204,9 @@ def test_the_study_asks_for_each_baseline():
     study = studyfile.load_study("attribution")
     assert study.task == "attribution"
     assert set(study.search.space["baseline"].options) == {"zero", "mean", "blurred", "several"}
+
+
+def test_the_chained_study_takes_the_classifiers_of_dogs():
+    study = studyfile.load_study("dogs-attribution")
+    assert study.task == "attribution"
+    assert study.inputs is not None

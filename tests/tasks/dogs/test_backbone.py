@@ -7,7 +7,8 @@ import torch
 from safetensors.torch import save_file
 
 from tasks.api import InputError
-from tasks.dogs.backbone import PACKAGED, last_stages, load_backbone, load_weights
+from tasks.dogs.backbone import PACKAGED, load_backbone, load_weights
+from tasks.dogs.stages import last_stages
 
 SMALL = "test_efficientnet"  # timm's own tiny model for tests
 
