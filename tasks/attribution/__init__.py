@@ -5,7 +5,7 @@ Idea: the gradient, integrated along the straight path from a baseline to the ph
 exactly. Nodes go where the path is rough until every photo's map adds up; then the map is tested against what the model
 does when its squares are shown or hidden.
 
->>> TASK.params(baseline="blurred").tolerance
+>>> TASK.params(baseline="zero").tolerance
 0.01
 """
 
@@ -23,7 +23,7 @@ from tasks.dogs.packaged import PACKAGED
 class AttributionParams(Params):
     method: Literal["integrated", "expected"] = "integrated"
     """``integrated``: until each photo's map adds up. ``expected``: over photos as baselines; its gap is stated."""
-    baseline: Literal["zero", "mean", "blurred", "several"] = "zero"
+    baseline: Literal["zero", "mean", "blurred", "several"] = "blurred"
     """Black, the mean training photo, the photo out of focus, or the mean over these three. Of ``integrated``."""
     rule: Literal["adaptive", "gausslegendre", "midpoint", "trapezoid", "right"] = "adaptive"
     """``adaptive``: Simpson's rule where the path is rough. The others double their nodes from 8 on."""

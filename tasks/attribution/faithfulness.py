@@ -25,11 +25,12 @@ GREY = 0.5
 
 
 def squares(maps: Tensor, patch: int) -> Tensor:
-    """Maps (n, c, h, w) added up over channels and over squares of ``patch`` px: (n, rows · columns).
+    """Of maps (n, c, h, w) what each square of ``patch`` px weighs: (n, rows · columns).
 
-    A map that adds up to the score's change does so square by square.
+    A pixel's weight is the size of its sum over channels: neighbouring pixels speak for and against the class in turn,
+    and signed sums over a square tell little more than chance.
     """
-    return patch**2 * avg_pool2d(maps.sum(1, keepdim=True), patch, ceil_mode=True).flatten(1)
+    return patch**2 * avg_pool2d(maps.sum(1, keepdim=True).abs(), patch, ceil_mode=True).flatten(1)
 
 
 @torch.no_grad()

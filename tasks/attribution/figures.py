@@ -14,26 +14,21 @@ from tasks.attribution.shards import Explained
 
 SHOWN = 12
 WEAK = 0.2  # of the strongest
-_FOR, _AGAINST = np.array([215, 25, 28]), np.array([33, 102, 172])
+_COLOUR = np.array([225, 20, 30])
 
 
-def smoothed(one: Explained) -> NDArray[np.float64]:
-    """The map over channels, out of focus for the eye, in units of its 99.5th percentile: (side, side).
-
-    Neighbouring pixels speak for and against in turn; what is left of their sum tells regions apart.
-    """
-    total = gaussian_filter(one.map.sum(0).astype(float), one.map.shape[-1] / 36)
-    scale = np.percentile(np.abs(total), 99.5)
-    return np.clip(total / scale, -1, 1) if scale > 0 else total
+def weight(one: Explained) -> NDArray[np.float64]:
+    """What a pixel weighs, the size of its sum over channels, out of focus for the eye, of its 99.5th percentile."""
+    total = gaussian_filter(np.abs(one.map.sum(0).astype(float)), one.map.shape[-1] / 40)
+    scale = np.percentile(total, 99.5)
+    return np.clip(total / scale, 0, 1) if scale > 0 else total
 
 
 def overlay(one: Explained) -> Image.Image:
-    """The photo in grey; red on it speaks for the predicted class, blue against. What is weak is left out."""
+    """The photo in grey; red on it weighs in the score of the predicted class. What weighs little is left out."""
     grey = np.repeat(one.photo.mean(2, keepdims=True), 3, axis=2) * 0.75 + 55
-    seen = smoothed(one)[..., None]
-    colour = np.where(seen > 0, _FOR, _AGAINST)
-    strength = 0.85 * np.clip((np.abs(seen) - WEAK) / (1 - WEAK), 0, 1) ** 0.7
-    return Image.fromarray(((1 - strength) * grey + strength * colour).clip(0, 255).astype(np.uint8))
+    strength = 0.85 * np.clip((weight(one)[..., None] - WEAK) / (1 - WEAK), 0, 1)
+    return Image.fromarray(((1 - strength) * grey + strength * _COLOUR).clip(0, 255).astype(np.uint8))
 
 
 def sheet(explained: Sequence[Explained], classes: Sequence[str]) -> Figure:
@@ -41,7 +36,7 @@ def sheet(explained: Sequence[Explained], classes: Sequence[str]) -> Figure:
     shown = explained[:SHOWN]
     columns = min(6, len(shown))
     rows = -(-len(shown) // columns)
-    figure = Figure(figsize=(2.1 * columns + 0.3, 4.9 * rows + 0.5), layout="constrained")
+    figure = Figure(figsize=(2.1 * columns + 0.3, 4.7 * rows + 0.4), layout="constrained")
     axes = figure.subplots(2 * rows, columns, squeeze=False)
     for axis in axes.flat:
         axis.axis("off")
@@ -53,7 +48,10 @@ def sheet(explained: Sequence[Explained], classes: Sequence[str]) -> Figure:
         map_.imshow(overlay(one))
         numbers = one.numbers
         map_.set_title(f"gap {100 * numbers['relative']:.2g} %, {numbers['nodes']:.0f} gradients", fontsize=8)
-    figure.suptitle("Red speaks for the predicted class, blue against it", fontsize=10)
+    figure.suptitle(
+        "Each photo with the class that the model predicts, and below it in red the pixels that weigh in its score",
+        fontsize=10,
+    )
     return figure
 
 

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -58,7 +59,7 @@ class Gradients:
             values.append(_finite(value.detach(), index, "score"))
             gradients.append(_finite(gradient, index, "gradient of the score"))
         self.evaluated += len(rows)
-        return torch.cat(values), torch.cat(gradients)
+        return _joined(values), _joined(gradients)
 
     @torch.no_grad()
     def values(self, rows: Tensor, items: Tensor) -> Tensor:
@@ -68,9 +69,15 @@ class Gradients:
         return torch.cat([_finite(self.score(part, index), index, "score") for part, index in parts])
 
 
+def _joined(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
 def _finite(tensor: Tensor, items: Tensor, what: str) -> Tensor:
+    if math.isfinite(tensor.sum()):  # no sum of what is infinite or NaN is
+        return tensor
     good = tensor.flatten(1).isfinite().all(1) if tensor.dim() > 1 else tensor.isfinite()
-    if not bool(good.all()):
+    if not bool(good.all()):  # a sum may overflow where no number does
         item = int(items[~good][0])
         raise InputError(
             f"the {what} is NaN or infinite on the path of item {item}: the model's weights or its inputs are, "

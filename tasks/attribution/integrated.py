@@ -81,7 +81,7 @@ def fixed(gradients: Gradients, inputs: Tensor, baselines: Tensor, method: str, 
     for pairs in torch.arange(len(items), device=inputs.device).split(gradients.max_rows):
         item, node = items[pairs], pairs % nodes
         _, gradient = gradients(points(inputs[item], baselines[item], alphas[node]), item)
-        sums.index_add_(0, item, gradient * _column(weights[node], gradient))
+        sums.index_add_(0, item, gradient.mul_(_column(weights[node], gradient)))
     return sums * (inputs - baselines)
 
 

@@ -76,7 +76,7 @@ def explain(job: Job) -> list[Explained]:
     for k, number in enumerate(job.numbers):  # one by one, so that nothing depends on what else is in the shard
         gradients = Gradients(class_score(model, targets[k : k + 1], params.score), params.max_rows)
         found.append(_attribution(params, gradients, photos[k : k + 1], references, job.seed + 1_000_003 * number))
-        plain.append(plain_gradient(gradients, photos[k : k + 1]).abs())
+        plain.append(plain_gradient(gradients, photos[k : k + 1]))
     maps = torch.cat([one.maps for one in found])
     curves = _faithfulness(job, model, photos, targets, {"integrated": maps, "gradient": torch.cat(plain)})
     return [

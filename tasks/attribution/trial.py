@@ -46,6 +46,7 @@ def run(params: AttributionParams, context: Context) -> Mapping[str, float]:
     return measured(explained) | {"data/unreadable": unreadable}
 
 
+_GOLDEN = (math.sqrt(5) - 1) / 2
 _WATCHED = ("faithfulness", "gap/worst", "nodes/mean", "photos")
 
 
@@ -88,6 +89,7 @@ def _spread(found: Photos) -> Iterator[Path]:
     held: list[list[Path]] = [[] for _ in found.classes]
     for path, label in zip(found.paths[found.trained :], found.labels[found.trained :], strict=True):
         held[label].append(path)
+    held = [held[k] for k in sorted(range(len(held)), key=lambda k: k * _GOLDEN % 1)]  # names alike are breeds alike
     for turn in range(max(map(len, held))):
         yield from (paths[turn] for paths in held if turn < len(paths))
 

@@ -96,11 +96,11 @@ def test_noise_is_averaged_and_adds_up_to_the_mean_change():
     assert torch.equal(noisy(PHOTOS, 0, 5, generator()), PHOTOS[None])
 
 
-def test_squares_add_up_to_the_map():
+def test_squares_add_up_what_pixels_weigh():
     maps = torch.randn(2, 3, 32, 32, generator=generator()).double()
     assert squares(maps, 8).shape == (2, 16)
-    torch.testing.assert_close(squares(maps, 8).sum(1), maps.sum((1, 2, 3)))
-    torch.testing.assert_close(squares(maps, 8)[1, 5], maps[1, :, 8:16, 8:16].sum())
+    torch.testing.assert_close(squares(maps, 8)[1, 5], maps[1, :, 8:16, 8:16].sum(0).abs().sum())
+    torch.testing.assert_close(squares(-maps, 8), squares(maps, 8))
 
 
 def test_a_true_map_inserts_early_and_deletes_early():
