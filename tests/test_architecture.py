@@ -87,6 +87,7 @@ def test_listing_tasks_imports_nothing_heavy():
     heavy = {"torch", "timm", "torchvision", "matplotlib", "scipy", "mlflow", "ray"}
     for name in (
         "tasks.angles",
+        "tasks.attribution",
         "tasks.compare",
         "tasks.batchnorm",
         "tasks.dogs",

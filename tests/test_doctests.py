@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import tasks.angles
+import tasks.attribution
 import tasks.batchnorm
 import tasks.compare
 import tasks.ensemble
@@ -30,6 +31,7 @@ def modules_of(package) -> list[str]:
         "tasks.api",
         "tasks.dogs",
         *modules_of(tasks.angles),
+        *modules_of(tasks.attribution),
         *modules_of(tasks.layerwise),
         *modules_of(tasks.compare),
         *modules_of(tasks.ensemble),
