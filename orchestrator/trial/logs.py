@@ -18,10 +18,14 @@ def log_to(path: Path) -> Iterator[None]:
         root, level = logging.getLogger(), logging.getLogger().level
         root.addHandler(handler)
         root.setLevel(logging.INFO)
+        before = sys.stdout, sys.stderr
+        sys.stdout = sys.stderr = file
         try:
-            with contextlib.redirect_stdout(file), contextlib.redirect_stderr(file):
-                yield
+            yield
         finally:
             root.removeHandler(handler)
             root.setLevel(level)
-            sys.stdout.flush()
+            if sys.stdout is file:  # else another log has begun meanwhile, and ends after this one
+                sys.stdout = before[0] if not before[0].closed else sys.__stdout__
+            if sys.stderr is file:
+                sys.stderr = before[1] if not before[1].closed else sys.__stderr__

@@ -128,6 +128,9 @@ class Attempt:
                 self.put(end)
         except Stopped:
             pass
+        except Exception as error:  # nobody else would tell the driver, who would wait for ever
+            with contextlib.suppress(Stopped):
+                self.put(_failure(self.spec, error))
         finally:
             with self._change:
                 self._over = True
