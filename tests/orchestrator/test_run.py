@@ -6,7 +6,6 @@ import json
 import math
 import os
 import signal
-import time
 from collections import Counter
 
 import mlflow
@@ -193,15 +192,13 @@ def test_an_unreachable_tracker_neither_stops_the_study_nor_loses_it(runs, monke
 
 @pytest.mark.parametrize("params", [{"wait_for": "/no/such/file"}, {"steps": 1_000_000}], ids=["hanging", "reporting"])
 def test_ctrl_c_ends_in_order(tmp_path, params):
-    """Whether trials hang between two reports or report all the time, Ctrl-C ends everything within ten seconds."""
+    """Whether trials hang between two reports or report all the time. How fast: see tests/faults/test_interrupts."""
     bench = Bench(tmp_path, "waits", params=params, search={"trials": 4, "space": {"x": {"uniform": [-1, 1]}}})
     process = bench.start()
     assert bench.until(lambda: bench.events() and sum(t.steps > 0 for t in bench.record.trials.values()) == 2, process)
-    began = time.monotonic()
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole foreground group
     out, err = process.communicate(timeout=60)
     assert process.returncode == 130, out + err
-    assert time.monotonic() - began < 10
     assert "stopping in order" in out
     assert err.startswith("error: interrupted with 0 of 4 trials finished")
     record = bench.record
