@@ -64,10 +64,8 @@ def _best_first(record: Record) -> list[TrialRecord]:
     metric, goal = metric_of(record)
     done = [trial for trial in record.trials.values() if trial.state is State.FINISHED]
     values = {trial.id: value for trial in done if (value := finite_value(trial, metric)) is not None}
-    sign = -1 if goal is Goal.MAX else 1
-    return sorted(
-        (trial for trial in done if trial.id in values), key=lambda trial: (sign * values[trial.id], trial.id)
-    )
+    best_first = sorted(values, key=lambda id: (-values[id] if goal is Goal.MAX else values[id], id))
+    return [record.trials[id] for id in best_first]
 
 
 def _read(pin: Pinned, folder: StudyFolder) -> list[Input]:
@@ -77,6 +75,8 @@ def _read(pin: Pinned, folder: StudyFolder) -> list[Input]:
     record = load_record(folder.journal)
     if record.uid != pin.uid:
         raise DataProblem(f"'{pin.study}' at {folder.root} is another study than the one that this one began with")
+    if missing := [id for id in pin.trials if id not in record.trials]:
+        raise DataProblem(f"'{pin.study}' at {folder.root} has no trial '{missing[0]}', which this study is to read")
     inputs = []
     for trial in (record.trials[id] for id in pin.trials):
         place = folder.trial(trial.id)

@@ -113,7 +113,7 @@ def make_plan(study: Study, nodes: Sequence[Node]) -> Plan:
     chosen = _chosen(study)
     most = max(len(chosen), _finalist_runs(study, len(chosen)))
     concurrent = min(study.search.concurrent or most_at_once, most_at_once, most)
-    trials = tuple(PlannedTrial(trial_id(i), _seed(study, i), params) for i, params in enumerate(chosen))
+    trials = tuple(map(PlannedTrial, map(trial_id, range(len(chosen))), _seeds(study, len(chosen)), chosen))
     return Plan(study, trials, concurrent, tuple(_notes(study, len(trials), concurrent, most_at_once)))
 
 
@@ -257,11 +257,12 @@ def _repeated_grid(study: Study) -> Iterator[dict[str, Any]]:
         yield from grid(study.search.space)
 
 
-def _seed(study: Study, index: int) -> int:
-    """A trial's seed; where points are repeated, the k-th runs of all points share one."""
+def _seeds(study: Study, trials: int) -> list[int]:
+    """The trials' seeds; where points are repeated, the k-th runs of all points share one."""
     if study.search.seeds == 1:
-        return derive_seed(study.seed, trial_id(index))
-    return derive_seed(study.seed, "repeat", str(index // sum(1 for _ in grid(study.search.space))))
+        return [derive_seed(study.seed, trial_id(i)) for i in range(trials)]
+    points = sum(1 for _ in grid(study.search.space))
+    return [derive_seed(study.seed, "repeat", str(i // points)) for i in range(trials)]
 
 
 def _search_size(study: Study) -> int:

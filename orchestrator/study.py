@@ -169,7 +169,7 @@ class Finalists(_Part):
 class Pinned(_Part):
     """The trials of an earlier study that a chained one reads: what it reads stays, whatever comes to that study."""
 
-    study: str = Field(pattern=NAME.pattern)
+    study: str = Field(pattern=f"^{NAME.pattern}$")  # a path is made of it
     uid: str
     trials: tuple[str, ...] = Field(min_length=1)
 

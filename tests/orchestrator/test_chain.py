@@ -91,6 +91,19 @@ def test_what_cannot_be_read_is_said_before_the_start(first, runs):
         chain.pinned(chained(), runs)
 
 
+@pytest.mark.parametrize("name", ["../toy", "/etc", "toy/../..", ".", ""])
+def test_what_is_pinned_stays_inside_the_runs(name):
+    pins = [{"study": name, "uid": "u", "trials": ["t0000"]}]
+    with pytest.raises(StudyError, match=r"inputs.pinned.0.study"):
+        chained(inputs={"from": "toy", "pinned": pins})
+
+
+def test_a_trial_that_the_earlier_study_has_not_is_named(first):
+    uid = load_record(first.study("toy").journal).uid
+    with pytest.raises(DataProblem, match="no trial 't0009'"):
+        chain.read([Pinned(study="toy", uid=uid, trials=("t0000", "t0009"))], first.root, None)
+
+
 def test_an_earlier_study_that_was_replaced_is_not_read(first):
     wrong = Pinned(study="toy", uid="another", trials=("t0000",))
     with pytest.raises(DataProblem, match="another study"):
