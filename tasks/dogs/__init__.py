@@ -128,6 +128,7 @@ TASK = Task(
     },
     resources=Resources(cpus=1),
     distributed=True,
+    reads_inputs=True,
     run=run,
     check=check,
     conclude=conclude,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -17,7 +17,7 @@ from tasks.dogs.augment import Augment, Settings, centre, draw
 from tasks.dogs.backbone import load_backbone
 from tasks.dogs.blend import Scores
 from tasks.dogs.chance import generator
-from tasks.dogs.features import features
+from tasks.dogs.features import VIEWS, features
 from tasks.dogs.folders import Photos
 from tasks.dogs.heads import Head, Outputs, make_head
 from tasks.dogs.loading import Rows, ahead, decoded, readable, take
@@ -28,10 +28,11 @@ if TYPE_CHECKING:
 
 
 class Batch(NamedTuple):
-    """This process's share of a batch: inputs, classes, and how many photos the whole batch has."""
+    """This process's share of a batch: inputs, classes, row numbers, and how many photos the whole batch has."""
 
     x: Tensor
     y: Tensor
+    rows: Tensor
     size: int
 
 
@@ -110,14 +111,13 @@ class FrozenLearner:
             views = torch.randint(self._params.views, rows.shape, generator=sides)
             part = sampler.share(len(rows), context.rank, context.processes)
             own, views = rows[part], views[part]
-            yield Batch(self._x[views, own], label_of[own].to(context.device), len(rows))
+            yield Batch(self._x[views, own], label_of[own].to(context.device), own, len(rows))
 
     @torch.no_grad()
     def predict(self, model: nn.Module, rows: Tensor, precision: AbstractContextManager[Any]) -> Scores:
         model.eval()
         with precision:
-            seen = [_log_probabilities(model(x[rows])) for x in self._x]
-        return _scores([torch.stack(views).mean(0).log_softmax(1) for views in zip(*seen, strict=True)])
+            return _scores(_mean_of_views([model(x[rows]) for x in self._x]))
 
     def trained(self, model: nn.Module) -> dict[str, Tensor]:
         return prefixed("head", model.state_dict()) | prefixed("scaling", self._scaling)
@@ -165,11 +165,12 @@ class FinetuneLearner:
                 drawn = draw(augment.settings, len(rows), chance)  # for all processes: each applies its part
                 part = sampler.share(len(rows), self._context.rank, self._context.processes)
                 own = rows[part]
-                yield take(self._pixels, own, pinned=device == "cuda"), label_of[own], drawn.part(part), len(rows)
+                yield take(self._pixels, own, pinned=device == "cuda"), own, drawn.part(part), len(rows)
 
-        for photos, labels, drawn, size in ahead(read()):
+        for photos, own, drawn, size in ahead(read()):
+            labels = label_of[own]
             x = augment.apply_drawn(photos.to(device, non_blocking=True), labels, drawn)
-            yield Batch(x, labels.to(device), size)
+            yield Batch(x, labels.to(device), own, size)
 
     def _augment(self, epoch: int) -> Augment:
         p = self._params
@@ -185,7 +186,8 @@ class FinetuneLearner:
         with precision:
             for some in rows.split(self._params.batch_size):
                 photos = centre(take(self._pixels, some), self._params.resolution).to(self._context.device)
-                parts.append(_log_probabilities(model(self._backbone.normalise(photos))))
+                x = self._backbone.normalise(photos)
+                parts.append(_mean_of_views([model(view(x)) for view in VIEWS[: self._params.views]]))
         return _scores([torch.cat(heads) for heads in zip(*parts, strict=True)])
 
     def trained(self, model: nn.Module) -> dict[str, Tensor]:
@@ -208,9 +210,11 @@ def _by_row(pool: Pool, count: int) -> Tensor:
     return labels
 
 
-def _log_probabilities(outputs: Outputs) -> list[Tensor]:
-    heads = [outputs.scores] + ([] if outputs.auxiliary is None else [outputs.auxiliary])
-    return [scores.float().log_softmax(1).cpu() for scores in heads]
+def _mean_of_views(views: Sequence[Outputs]) -> list[Tensor]:
+    """Log-probabilities of each head: the mean of those of the views, made probabilities again."""
+    each = [[scores for scores in (view.scores, view.auxiliary) if scores is not None] for view in views]
+    means = [torch.stack([s.float().log_softmax(1) for s in head]).mean(0) for head in zip(*each, strict=True)]
+    return [mean.log_softmax(1).cpu() for mean in means]
 
 
 def _scores(heads: list[Tensor]) -> Scores:

@@ -33,8 +33,7 @@ def save_model(
     """
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     save_file(whole, context.artifact("model/trained.safetensors"))
-    views = params.views if params.regime == "frozen" else 1
-    about = {**params.model_dump(), "views": views, "classes": list(classes), "alpha": alpha}
+    about = {**params.model_dump(), "classes": list(classes), "alpha": alpha}
     context.artifact("model/model.json").write_text(json.dumps(about, indent=2))
     np.save(context.artifact("model/example.npy"), read_photo(example, params.resolution)[None])
 

@@ -43,7 +43,8 @@ class DogParams(Params):
     crop: float = Field(0.875, gt=0.3, le=1)
     """Finetune regime: share of a photo's side that the square shows, in the middle, when validating; 1 is all."""
     views: int = Field(1, ge=1, le=2)
-    """Frozen regime: 1 as it is, 2 also mirrored: both are trained on, and their scores averaged."""
+    """1: a photo is predicted as it is. 2: also mirrored, and the log-probabilities averaged; in the frozen regime the
+    head is trained on both."""
     head: Literal["linear", "glu", "dense"] = "linear"
     """``glu`` puts a gated layer between features and scores, ``dense`` the same without its gate."""
     hidden: int = Field(256, ge=8, le=8192)
@@ -77,6 +78,11 @@ class DogParams(Params):
     """Dropout on the features."""
     ema: float = Field(0.0, ge=0, lt=1)
     """Decay a step of an average of the weights, which then is what is validated and kept; 0 is off."""
+    diversity: float = Field(0.0, ge=0, le=1)
+    """Strength of a term that pushes the head's predictions away from the mean of the trials in the study's inputs;
+    these must have left ``train_logits``."""
+    train_logits: bool = False
+    """Also leave scores of the training photos, for the ``diversity`` of later studies."""
     # -------------------------------------------------------------------------------------- stages of the fine-tuning
     backbone_lr: float = Field(3e-4, gt=0, le=1)
     """Finetune regime: peak learning rate of the last of the backbone's layers."""
@@ -140,6 +146,11 @@ class DogParams(Params):
             )
         if own.batch_size % 2 and (own.sampler == "pairs" or own.mixup or own.cutmix):
             raise ValueError(f"batch_size must be even for pairs, mixup and cutmix, got {own.batch_size}")
+        if own.diversity and (own.mixup or own.cutmix or own.pseudo_rounds):
+            raise ValueError(
+                "diversity needs what others say of each photo, and they have not seen mixed ones (mixup, cutmix) or "
+                "those that get a label later (pseudo_rounds): leave one of them at 0"
+            )
         return self
 
     def effective(self) -> Self:

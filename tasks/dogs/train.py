@@ -9,10 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from tasks import logits
 from tasks.api import Context
 from tasks.dogs import drawn
+from tasks.dogs.apart import FOLDER, others
 from tasks.dogs.blend import Blend, cross_fitted, halves
 from tasks.dogs.evaluate import METRICS, Predictions, accuracy, write_artifacts
 from tasks.dogs.folders import Photos, find_photos
@@ -45,8 +47,9 @@ def _train(params: DogParams, context: Context, root: Path, ranks: Ranks) -> Map
     pseudo = PseudoLabels(params, learner.rows)
     if params.sampler == "pairs":
         check_pairs(pseudo.pool.labels, photos.classes, params.batch_size)
-    trainer = Trainer(params, learner, context, ranks, len(photos.classes), pseudo.pool.count)
-    validation = _Validation(photos, learner.rows, params.split_seed)
+    keep_from = others(context.inputs, photos, learner.rows.train) if params.diversity else None
+    trainer = Trainer(params, learner, context, ranks, len(photos.classes), pseudo.pool.count, keep_from)
+    validation = _Known(photos, learner.rows, learner.rows.val, params.split_seed)
     history: list[dict[str, float]] = []
     if (kept := context.restore()) is not None:
         epoch, state = kept
@@ -72,20 +75,24 @@ def _train(params: DogParams, context: Context, root: Path, ranks: Ranks) -> Map
     blend = validation.blend(trainer)
     predictions = validation.predictions(blend)
     write_artifacts(context, predictions, history)
-    logits.write(context.artifact("logits/logits.npy").parent, validation.logits(blend))
+    logits.write(context.artifact("logits/logits.npy").parent, validation.logits(blend.scores))
+    if params.train_logits:
+        known = _Known(photos, learner.rows, learner.rows.train, params.split_seed)
+        scores = trainer.predict(learner.rows.train).blended(blend.alpha)
+        logits.write(context.artifact(f"{FOLDER}/logits.npy").parent, known.logits(scores))
     save_model(params, context, learner.trained(trainer.model), photos.classes, predictions.paths[0], blend.alpha)
     return {name: value for name, value in history[-1].items() if name != "epoch"}
 
 
-class _Validation:
-    """The validation photos that can be read, and what a model makes of them."""
+class _Known:
+    """Photos of known classes that can be read, and what a model makes of them."""
 
-    def __init__(self, photos: Photos, rows: Rows, split_seed: int) -> None:
-        self._rows, self._classes, self._unreadable = rows.val, photos.classes, len(rows.problems)
-        own = rows.val.tolist()
+    def __init__(self, photos: Photos, rows: Rows, chosen: Tensor, split_seed: int) -> None:
+        self._rows, self._classes, self._unreadable = chosen, photos.classes, len(rows.problems)
+        own = chosen.tolist()
         self._paths: Sequence[Path] = [photos.paths[row] for row in own]
         self._keys = tuple(photos.keys[row] for row in own)
-        self._labels: np.ndarray = rows.labels[rows.val].numpy()
+        self._labels: np.ndarray = rows.labels[chosen].numpy()
         self._half = halves(self._keys, self._labels.tolist(), split_seed)
 
     def blend(self, trainer: Trainer) -> Blend:
@@ -94,8 +101,8 @@ class _Validation:
     def predictions(self, blend: Blend) -> Predictions:
         return Predictions(blend.scores, self._labels, self._paths, self._classes)
 
-    def logits(self, blend: Blend) -> logits.Logits:
-        return logits.Logits(blend.scores, self._keys, self._labels, self._classes)
+    def logits(self, scores: np.ndarray) -> logits.Logits:
+        return logits.Logits(scores, self._keys, self._labels, self._classes)
 
     def measure(self, trainer: Trainer) -> dict[str, float]:
         blend = self.blend(trainer)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
 from tasks.api import Context, InputError
+from tasks.dogs.apart import Others
 from tasks.dogs.blend import Scores
 from tasks.dogs.chance import seed_globals
 from tasks.dogs.heads import objective
@@ -36,17 +37,20 @@ class Trainer:
     """AdamW on a one-cycle schedule. What is random in an epoch depends on the seed and the epoch alone."""
 
     def __init__(
-        self, params: DogParams, learner: Learner, context: Context, ranks: Ranks, classes: int, count: int
-    ) -> None:
-        """``count`` photos are shown in an epoch."""
+        self, params: DogParams, learner: Learner, context: Context, ranks: Ranks, classes: int, count: int,
+        others: Others | None = None,
+    ) -> None:  # fmt: skip
+        """``count`` photos are shown in an epoch; with ``diversity``, ``others`` are those to keep apart from."""
         self._params, self._learner, self._context, self._ranks = params, learner, context, ranks
+        self._others = others
         self.epoch, self.loss, self.speed = 0, math.nan, math.nan
         steps = params.epochs * math.ceil(count / params.batch_size)
         groups = learner.groups()
         self._optimizer = torch.optim.AdamW(groups, weight_decay=params.weight_decay)
         peaks = [group["lr"] for group in groups]
+        rise = max(0.1, 2 / (steps + 1))  # one step at least: torch divides by their number
         self._schedule = torch.optim.lr_scheduler.OneCycleLR(
-            self._optimizer, peaks, total_steps=steps + 1, pct_start=0.1
+            self._optimizer, peaks, total_steps=steps + 1, pct_start=rise
         )
         self._call: Any = torch.compile(learner.model) if params.compile else learner.model
         # An average over many steps would remember the start in short trials: timm's warm-up forgets it.
@@ -99,7 +103,10 @@ class Trainer:
             rows = slice(start, start + part)
             with self.precision():
                 outputs = self._call(x[rows])
-            loss = objective(self._params, self._learner.head, outputs, target[rows]) / batch.size
+            loss = objective(self._params, self._learner.head, outputs, target[rows])
+            if self._others is not None:
+                loss = loss + self._params.diversity * self._others.term(outputs.scores, batch.rows[rows])
+            loss = loss / batch.size
             loss.backward()
             total += loss.detach()
         total = self._ranks.add_up(self._learner.model.parameters(), total)

@@ -59,7 +59,7 @@ if source == "memory":
     x = x.contiguous(memory_format=torch.channels_last)
     y = torch.randint(len(photos.classes), (params.batch_size,))
     sizes = [len(part) for part in rows.split(params.batch_size)]
-    learner.batches = lambda pool, epoch: (Batch(x[:n], y[:n], n) for n in sizes)
+    learner.batches = lambda pool, epoch: (Batch(x[:n], y[:n], rows[:n], n) for n in sizes)
 trainer = Trainer(params, learner, context, Ranks(context), len(photos.classes), pool.count)
 speeds = []
 for epoch in range(1, params.epochs + 1):

@@ -95,6 +95,12 @@ def test_layers_learn_at_rates_that_decay_towards_the_input():
     assert len(backbone_groups(net, last_stages(net, 1), 0.1, 1.0, 0.01)) == 1
 
 
+@pytest.mark.parametrize(("epochs", "batch_size"), [(1, 24), (3, 8), (19, 24)])
+def test_a_training_may_be_as_short_as_one_step(epochs, batch_size, ran):
+    context, _ = ran(**{**FROZEN, "epochs": epochs, "batch_size": batch_size})  # 1, 9 and 19 steps
+    assert len(context.reports) == epochs
+
+
 def test_accumulating_is_the_large_batch(ran):
     whole, parts = (ran(**TUNED, accumulate=count)[0] for count in (1, 4))
     for (_, a), (_, b) in zip(whole.reports, parts.reports, strict=True):
