@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -69,6 +70,9 @@ class Learner(Protocol):
     def batches(self, pool: Pool, epoch: int) -> Iterator[Batch]:
         """This process's shares of an epoch's batches."""
 
+    def kept(self, model: nn.Module) -> nn.Module:
+        """What of a model of this kind is validated and kept."""
+
     def predict(self, model: nn.Module, rows: Tensor, precision: AbstractContextManager[Any]) -> Scores:
         """What a model of this kind says of some photos."""
 
@@ -113,6 +117,9 @@ class FrozenLearner:
             own, views = rows[part], views[part]
             yield Batch(self._x[views, own], label_of[own].to(context.device), own, len(rows))
 
+    def kept(self, model: nn.Module) -> nn.Module:
+        return model
+
     @torch.no_grad()
     def predict(self, model: nn.Module, rows: Tensor, precision: AbstractContextManager[Any]) -> Scores:
         model.eval()
@@ -140,6 +147,7 @@ class FinetuneLearner:
         self.head = make_head(params, self._backbone.features, len(photos.classes))
         self.model: nn.Module = nn.Sequential(self._backbone.net, self.head).to(context.device)
         self._stages = last_stages(self._backbone.net, params.unfrozen_stages)
+        self._first = copy.deepcopy(self._backbone.net) if params.tuned_share < 1 else None
 
     def groups(self) -> list[dict[str, Any]]:
         params, net = self._params, self._backbone.net
@@ -178,6 +186,17 @@ class FinetuneLearner:
         if stage_of(p, epoch) is Stage.CLEAN:
             settings = settings.clean()
         return Augment(settings, p.resolution, p.crop, self._backbone.mean, self._backbone.std)
+
+    @torch.no_grad()
+    def kept(self, model: nn.Module) -> nn.Module:
+        """Between the backbone as it was and as it is now; the head as it is."""
+        if self._first is None:
+            return model
+        between = copy.deepcopy(model)
+        net, _ = between.children()
+        for now, first in zip(net.parameters(), self._first.parameters(), strict=True):
+            now.copy_(torch.lerp(first, now, self._params.tuned_share))
+        return between
 
     @torch.no_grad()
     def predict(self, model: nn.Module, rows: Tensor, precision: AbstractContextManager[Any]) -> Scores:

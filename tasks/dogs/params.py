@@ -92,6 +92,9 @@ class DogParams(Params):
     """Finetune regime: epochs in which the head alone is trained."""
     unfrozen_stages: int = Field(2, ge=1, le=100)
     """Finetune regime: how many of the backbone's last stages are trained after that."""
+    tuned_share: float = Field(1.0, gt=0, le=1)
+    """Finetune regime: the backbone that is validated and kept lies this share of the way from its first weights to the
+    trained ones (WiSE-FT, arXiv 2109.01903); 1 is the trained ones. In between, less of ImageNet is forgotten."""
     clean_epochs: int = Field(0, ge=0, le=1000)
     """Last epochs, in which photos are only flipped and none are mixed."""
     # --------------------------------------------------------------------------------------------------------- photos

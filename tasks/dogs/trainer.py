@@ -64,8 +64,8 @@ class Trainer:
 
     @property
     def model(self) -> nn.Module:
-        """What is validated and kept: the average of the weights where there is one."""
-        return self._ema.module if self._ema else self._learner.model
+        """What is validated and kept: the average of the weights where there is one, part of the way where asked for."""
+        return self._learner.kept(self._ema.module if self._ema else self._learner.model)
 
     def precision(self) -> AbstractContextManager[Any]:
         """bfloat16 where it is asked for, or pays: weights, loss and gradients stay float32."""

@@ -11,6 +11,7 @@ import pytest
 import timm.utils
 import torch
 from fakes import FakeContext
+from safetensors.torch import load_file
 
 from tasks import logits
 from tasks.api import InputError
@@ -99,6 +100,20 @@ def test_layers_learn_at_rates_that_decay_towards_the_input():
 def test_a_training_may_be_as_short_as_one_step(epochs, batch_size, ran):
     context, _ = ran(**{**FROZEN, "epochs": epochs, "batch_size": batch_size})  # 1, 9 and 19 steps
     assert len(context.reports) == epochs
+
+
+def test_what_is_kept_lies_between_the_first_and_the_trained_backbone(ran):
+    context, _ = ran(**TUNED, tuned_share=0.25)
+    kept = load_file(context.folder / "artifacts/model/trained.safetensors")
+    first = load_backbone("test_efficientnet", "none", context.seed).net.state_dict()
+    trained = models(context)[-1]
+    moved = 0
+    for name, tensor in first.items():
+        expected = tensor + 0.25 * (trained[f"0.{name}"] - tensor)
+        torch.testing.assert_close(kept[f"backbone.{name}"], expected.to(tensor.dtype))
+        moved += not torch.equal(kept[f"backbone.{name}"], trained[f"0.{name}"])
+    assert moved > 0
+    assert torch.equal(kept["head.scores.weight"], trained["1.scores.weight"])
 
 
 def test_accumulating_is_the_large_batch(ran):
