@@ -64,7 +64,7 @@ class Trainer:
 
     @property
     def model(self) -> nn.Module:
-        """What is validated and kept: the average of the weights where there is one, part of the way where asked for."""
+        """What is validated and kept: the average of the weights, or part of the way to it, where asked for."""
         return self._learner.kept(self._ema.module if self._ema else self._learner.model)
 
     def precision(self) -> AbstractContextManager[Any]:
