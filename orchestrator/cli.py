@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator import __version__, chain, cli_cluster, cli_look, registry, results, terminal
+from orchestrator import __version__, chain, cli_cluster, cli_data, cli_look, registry, results, terminal
 from orchestrator.cli_cluster import AsJson, elsewhere, submitted
 from orchestrator.cli_look import Overrides, RunName, TrialId
 from orchestrator.control import Command, order
 from orchestrator.errors import Interrupted, OrchestratorError, StudyFailed, UserError
-from orchestrator.folder import Runs, StudyFolder
+from orchestrator.folder import Runs, StudyFolder, shorter
 from orchestrator.journal import is_written, load_record
 from orchestrator.plan import make_plan
 from orchestrator.states import State
@@ -79,6 +79,9 @@ def plan(study: StudyRef, overrides: Overrides = None, as_json: AsJson = False) 
     size = estimate["checkpoint_bytes"]
     known = f", about {estimate['disk_bytes'] / 1e6:.1f} MB ({size / 1e6:.2f} MB each in its last run)" if size else ""
     terminal.say(f"disk: at most {checkpoint.KEEP} checkpoints a trial{known}")
+    if asked.notify is not None:
+        asked.notify.check()
+        terminal.say(f"notifies: {'the webhook' if asked.notify.is_webhook else 'the command'} {asked.notify}")
     for note in planned.notes:
         terminal.say(f"note: {note}")
     rows = []
@@ -126,6 +129,7 @@ def demo() -> None:
 
 
 app.add_typer(cli_look.app)
+app.add_typer(cli_data.app, name="data")
 app.add_typer(cli_cluster.app, name="cluster")
 app.command()(cli_cluster.attach)
 
@@ -154,7 +158,7 @@ def _conclude(outcome: Outcome, runs: Runs) -> None:
     if record.trials:
         terminal.print_leaderboard(record, limit=10)
     terminal.print_verdict(record)
-    terminal.say(f"report: {_shorter(folder.report)}")
+    terminal.say(f"report: {shorter(folder.report)}")
     terminal.say(
         "MLflow: orchestrator ui" + ("" if runs.root == Path("runs").absolute() else f"   (runs in {runs.root})")
     )
@@ -164,7 +168,7 @@ def _conclude(outcome: Outcome, runs: Runs) -> None:
     if record.state is State.STOPPED:
         done = record.count(State.FINISHED)
         raise Interrupted(
-            f"{record.reason} with {done} of {record.planned} trials finished; all is kept in {_shorter(folder.root)}",
+            f"{record.reason} with {done} of {record.planned} trials finished; all is kept in {shorter(folder.root)}",
             f"see them: orchestrator leaderboard {name}; {again}",
         )
     if record.state is State.FAILED:
@@ -192,11 +196,6 @@ def _earlier_run(runs: Runs, name: str) -> tuple[float | None, int | None]:
             largest = max(checkpoint.largest(folder.trial(trial).checkpoint) for trial in record.trials)
             return seconds, largest or None
     return None, None
-
-
-def _shorter(path: Path) -> Path:
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
 
 
 def main() -> None:
