@@ -8,14 +8,20 @@ from typing import Annotated
 
 import typer
 
-from orchestrator import terminal
+from orchestrator import completion, terminal
 from orchestrator.cli_cluster import AsJson
+from orchestrator.cli_help import Grouped
 from orchestrator.datasets import catalogue
 from orchestrator.folder import data_root, shorter
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Public data sets: what there is, and get one.")
+app = typer.Typer(cls=Grouped, rich_markup_mode=None, help="Public data sets: list them, and get one.")
 
-DataName = Annotated[str, typer.Argument(metavar="NAME", help="One that `orchestrator data list` shows.")]
+DataName = Annotated[
+    str,
+    typer.Argument(
+        metavar="NAME", help="One that `orchestrator data list` shows.", autocompletion=completion.data_sets
+    ),
+]
 To = Annotated[
     Path | None,
     typer.Option("--to", metavar="FOLDER", help="It comes to FOLDER/NAME; else $ORCHESTRATOR_DATA, else ./data."),
@@ -24,7 +30,7 @@ To = Annotated[
 
 @app.command("list")
 def list_(as_json: AsJson = False) -> None:
-    """List the data sets that can be got, with size and licence, and whether they are here."""
+    """List the data sets: size, licence, whether they are here."""
     root = data_root()
     if as_json:
         rows = [{**known.to_plain(), "path": _path(known, root)} for known in catalogue.ALL.values()]
@@ -44,7 +50,10 @@ def list_(as_json: AsJson = False) -> None:
 
 @app.command()
 def get(name: DataName, to: To = None) -> None:
-    """Download a data set, check it, and lay it out as the tasks read it. Goes on where an earlier try ended."""
+    """Download a data set, laid out as the tasks read it.
+
+    It goes on where an earlier try was cut off, and nothing is used whose checksum is wrong.
+    """
     known = catalogue.data_set(name)
     root = (to or data_root()).expanduser().absolute()
     from orchestrator.datasets.get import get as bring

@@ -16,7 +16,7 @@ ROOMS = {
     "mlflow": {"tracker.tracking"},
     "yaml": {"yamlfile"},
     "rich": {"terminal"},
-    "typer": {"cli", "cli_cluster", "cli_data", "cli_look"},
+    "typer": {"cli", "cli_cluster", "cli_data", "cli_help", "cli_look"},
     "fsspec": {"objectstore.storage"},
     "optuna": {"search"},
     "urllib.request": {"web", "health.trackercheck"},  # the latter is sent to machines that have nothing else
