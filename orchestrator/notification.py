@@ -51,7 +51,7 @@ class Notify:
             return
         if self.is_webhook:
             parts = urlsplit(self._text)
-            if parts.scheme.lower() not in ("http", "https") or not parts.hostname or re.search(r"\s", self._text):
+            if parts.scheme.lower() not in ("http", "https") or not parts.hostname or re.search(r"[\s'\"]", self._text):
                 raise ValueError("a webhook's URL is written https://HOST/…")
         else:
             try:

@@ -45,11 +45,9 @@ def get(data: DataSet, root: Path, watcher: Watcher) -> Path:
                     downloads.mkdir(parents=True, exist_ok=True)
                     _check_room(data, downloads)
                     _bring(data, downloads, target, watcher)
-        except PermissionError as error:
-            raise EnvironmentProblem(f"{error.filename} may not be written", _ELSEWHERE) from error
         except OSError as error:
             if not failures.is_full_disk(error):
-                raise
+                raise EnvironmentProblem(f"{error.filename or root}: {error.strerror or error}", _ELSEWHERE) from error
             hint = f"make room, then type this again; what has come is kept in {downloads}"
             raise EnvironmentProblem(f"the disk of {root} is full", hint) from error
     return target

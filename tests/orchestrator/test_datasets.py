@@ -258,6 +258,13 @@ def test_what_is_in_the_place_already_is_not_touched(server, tmp_path):
     assert [path.name for path in (tmp_path / "some").iterdir()] == ["mine"]
 
 
+def test_a_place_that_cannot_be_a_folder_is_said(server, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(EnvironmentProblem, match=r"exists|directory") as raised:
+        get(data_of(source_of(server)), tmp_path / "file", Watcher())
+    assert raised.value.hint == "give another folder: --to FOLDER"
+
+
 def test_two_at_once_bring_it_once(server, tmp_path):
     data, watchers, found = data_of(source_of(server)), [Watcher(), Watcher()], []
     server.gate.clear()

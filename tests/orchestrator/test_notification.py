@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.server
 import json
 import os
@@ -10,12 +11,13 @@ import threading
 
 import pytest
 from conftest import QuietDisplay
-from lab import session
+from lab import session, work
 
-from orchestrator import launch, notification, yamlfile
+from orchestrator import cluster, launch, notification, trials, yamlfile
 from orchestrator.errors import StudyError, UserError
 from orchestrator.journal import load_record
 from orchestrator.notification import Notify
+from orchestrator.plan import Node
 from orchestrator.redaction import redacted_words, without_paths
 from orchestrator.results import notice
 from orchestrator.studyfile import build, change_study, load_study
@@ -55,6 +57,19 @@ def hook():
         made.shutdown()
 
 
+@pytest.fixture
+def without_ray(monkeypatch):
+    """All of a study but Ray: its trials run in threads of this process."""
+
+    def run_here(driver, on_change):
+        live = {}
+        driver.kill = lambda trial: live[trial].stop(5)
+        work(driver, live, lambda driver: on_change())
+
+    monkeypatch.setattr(cluster, "connect", lambda: contextlib.nullcontext([Node("here", 1, 0)]))
+    monkeypatch.setattr(trials, "run_trials", run_here)
+
+
 class Warned(QuietDisplay):
     def __init__(self):
         self.lines = []
@@ -66,7 +81,7 @@ class Warned(QuietDisplay):
 # ---------------------------------------------------------------------------------------------------------- as written
 
 
-WRONG = ["", " ", 3, ["x"], "ftp://host/x", "https://", "https:///x", "http://h/a b", "say 'x"]
+WRONG = ["", " ", 3, ["x"], "ftp://host/x", "https://", "https:///x", "http://h/a b", "http://h/a'b", "say 'x"]
 
 
 @pytest.mark.parametrize("text", WRONG)
@@ -203,7 +218,7 @@ def test_what_is_said_of_a_study(tmp_path):
         assert (said["state"], said["reason"]) == ("FAILED", "the disk of /x is full")
 
 
-def test_the_end_of_a_study_is_told_and_its_webhook_is_in_nothing_that_is_kept(runs, hook, monkeypatch):
+def test_the_end_of_a_study_is_told_and_its_webhook_is_in_nothing_that_is_kept(runs, hook, monkeypatch, without_ray):
     monkeypatch.setattr(sys, "argv", ["orchestrator", "run", "x", f"notify={hook.url}"])
     shown = Warned()
     asked = build({"task": "toy", "name": "told", "search": {"trials": 1, "space": {}}, "notify": hook.url})
@@ -222,7 +237,7 @@ def test_the_end_of_a_study_is_told_and_its_webhook_is_in_nothing_that_is_kept(r
     assert len(hook.heard) == 1
 
 
-def test_a_failure_to_notify_changes_nothing_but_is_said_once(runs):
+def test_a_failure_to_notify_changes_nothing_but_is_said_once(runs, without_ray):
     shown = Warned()
     raw = {"task": "toy", "name": "failed", "params": {"mood": "raise"}, "failures": {"retries": 0}}
     asked = build({**raw, "search": {"trials": 1, "space": {}}, "notify": "sh -c 'cat >&2; exit 1'"})
