@@ -78,6 +78,8 @@ def plan(study: StudyRef, overrides: Overrides = None, as_json: AsJson = False) 
 
     runs = Runs.default()
     asked = chain.pinned(load_study(study, overrides or []), runs)
+    if asked.notify is not None:
+        asked.notify.check()
     planned = make_plan(asked, [local_node()])
     plain = planned.to_plain(*_earlier_run(runs, asked.name))
     if as_json:
@@ -97,7 +99,6 @@ def plan(study: StudyRef, overrides: Overrides = None, as_json: AsJson = False) 
     known = f", about {estimate['disk_bytes'] / 1e6:.1f} MB ({size / 1e6:.2f} MB each in its last run)" if size else ""
     terminal.say(f"disk: at most {checkpoint.KEEP} checkpoints a trial{known}")
     if asked.notify is not None:
-        asked.notify.check()
         terminal.say(f"notifies: {'the webhook' if asked.notify.is_webhook else 'the command'} {asked.notify}")
     for note in planned.notes:
         terminal.say(f"note: {note}")

@@ -18,7 +18,7 @@ _NAMES = r"(?:password|passwd|secret|token|credentials?|webhook|(?:api|access|se
 _SECRET_NAME = re.compile(rf"{_NAMES}(?:_?(?:id|url))?$", re.IGNORECASE)
 _IN_URL = re.compile(r"(?<=://)[^/?#\s'\"]*@")  # up to the last @: people forget to write it as %40
 _IN_QUERY = re.compile(rf"([?&;][\w.\-]*{_NAMES}=)[^&;#\s'\"]+", re.IGNORECASE)
-_URL = re.compile(r"(https?://[^/?#\s'\"]*)([^\s'\"]*)", re.IGNORECASE)
+_URL = re.compile(r"([a-z][a-z0-9+.\-]*://[^/?#\s'\"]*)([^\s'\"]*)", re.IGNORECASE)
 _SHORTEST = 6  # a shorter value would be found in words that mean something else
 
 
