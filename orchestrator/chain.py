@@ -29,7 +29,7 @@ def pinned(study: Study, runs: Runs) -> Study:
     """
     if study.inputs is None or study.inputs.pinned:
         return study
-    plain = study.to_plain()
+    plain = {**study.to_plain(), "notify": study.notify}
     plain["inputs"]["pinned"] = [_pin(name, study.inputs, runs).model_dump() for name in study.inputs.studies]
     if study.data_name == BUILTIN:
         plain["data"] = load_record(runs.study(study.inputs.studies[0]).journal).study["data"]

@@ -7,18 +7,20 @@ from __future__ import annotations
 
 import errno
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator import __version__, chain, cli_cluster, cli_look, registry, results, terminal
+from orchestrator import __version__, chain, cli_cluster, cli_data, cli_look, completion, registry, results, terminal
 from orchestrator.cli_cluster import AsJson, elsewhere, submitted
+from orchestrator.cli_help import Grouped, UsageError, explained
 from orchestrator.cli_look import Overrides, RunName, TrialId
 from orchestrator.control import Command, order
 from orchestrator.errors import Interrupted, OrchestratorError, StudyFailed, UserError
-from orchestrator.folder import Runs, StudyFolder
+from orchestrator.folder import Runs, StudyFolder, shorter
 from orchestrator.journal import is_written, load_record
 from orchestrator.plan import make_plan
 from orchestrator.states import State
@@ -29,11 +31,26 @@ from orchestrator.trial import checkpoint
 if TYPE_CHECKING:
     from orchestrator.launch import Outcome
 
-app = typer.Typer(no_args_is_help=True, add_completion=True, rich_markup_mode=None, pretty_exceptions_enable=False)
+app = typer.Typer(
+    cls=Grouped,
+    add_completion=True,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+    help="From a question to a verdict: experiments on this machine or a cluster.",
+)
 
-StudyRef = Annotated[str, typer.Argument(metavar="STUDY", help="A shipped study's name, or a YAML file.")]
-AnyTrial = Annotated[str | None, typer.Argument(metavar="[TRIAL]", help="Without it the whole study is meant.")]
-RetryTrials = Annotated[list[str] | None, typer.Option("--retry", help="Try this trial, which has ended, again.")]
+StudyRef = Annotated[
+    str,
+    typer.Argument(metavar="STUDY", help="A shipped study's name, or a YAML file.", autocompletion=completion.studies),
+]
+AnyTrial = Annotated[
+    str | None,
+    typer.Argument(metavar="TRIAL", help="Without it the whole study is meant.", autocompletion=completion.trials),
+]
+RetryTrials = Annotated[
+    list[str] | None, typer.Option("--retry", metavar="TRIAL", help="Try this trial, which has ended, again.")
+]
+TaskName = Annotated[str, typer.Argument(metavar="TASK", help="Its name: lower-case letters, digits and '_'.")]
 
 
 @app.command()
@@ -61,6 +78,8 @@ def plan(study: StudyRef, overrides: Overrides = None, as_json: AsJson = False) 
 
     runs = Runs.default()
     asked = chain.pinned(load_study(study, overrides or []), runs)
+    if asked.notify is not None:
+        asked.notify.check()
     planned = make_plan(asked, [local_node()])
     plain = planned.to_plain(*_earlier_run(runs, asked.name))
     if as_json:
@@ -79,6 +98,8 @@ def plan(study: StudyRef, overrides: Overrides = None, as_json: AsJson = False) 
     size = estimate["checkpoint_bytes"]
     known = f", about {estimate['disk_bytes'] / 1e6:.1f} MB ({size / 1e6:.2f} MB each in its last run)" if size else ""
     terminal.say(f"disk: at most {checkpoint.KEEP} checkpoints a trial{known}")
+    if asked.notify is not None:
+        terminal.say(f"notifies: {'the webhook' if asked.notify.is_webhook else 'the command'} {asked.notify}")
     for note in planned.notes:
         terminal.say(f"note: {note}")
     rows = []
@@ -98,7 +119,10 @@ def run(study: StudyRef, overrides: Overrides = None) -> None:
 @app.command()
 @submitted
 def resume(study: RunName, overrides: Overrides = None, retry: RetryTrials = None) -> None:
-    """Go on with a study that was interrupted or whose process died, or give it more: search.trials=64."""
+    """Go on with a study that was interrupted, or give it more.
+
+    Finished trials stay; the others go on from their last checkpoints. More of it: search.trials=64.
+    """
     from orchestrator import launch
 
     runs = Runs.default()
@@ -108,24 +132,51 @@ def resume(study: RunName, overrides: Overrides = None, retry: RetryTrials = Non
 @app.command()
 @elsewhere
 def stop(study: RunName, trial: AnyTrial = None) -> None:
-    """Stop a running study in order, or one of its trials, from another terminal."""
+    """Stop a running study in order, or one of its trials.
+
+    From another terminal than the one it runs in.
+    """
     terminal.say(order(_running(study), Command.STOP, trial))
 
 
 @app.command()
 @elsewhere
 def retry(study: RunName, trial: TrialId) -> None:
-    """Try a failed or stopped trial of a running study again, from its last checkpoint."""
+    """Try a failed or stopped trial of a running study again.
+
+    It goes on from its last checkpoint.
+    """
     terminal.say(order(_running(study, f"orchestrator resume {study} --retry {trial}"), Command.RETRY, trial))
 
 
 @app.command()
 def demo() -> None:
-    """Run the main job on drawn dogs: a small search that needs no download."""
+    """Run a small search on drawn dogs: it needs no download."""
     _run("dogs-demo", [])
 
 
+@app.command()
+def new(task: TaskName) -> None:
+    """Write a new task with its test and its study.
+
+    Three short files that run as they are, to be changed into your own. Nothing is overwritten.
+    """
+    from orchestrator import scaffold
+
+    paths = scaffold.create(task)
+    for what, path in paths.items():
+        terminal.say(f"{what:6} {shorter(path)}")
+    terminal.say("next, line by line:")
+    folder = paths["task"].parent
+    if str(folder) not in os.environ.get("ORCHESTRATOR_TASKS", "").split(os.pathsep):
+        terminal.say(f"  export ORCHESTRATOR_TASKS={shlex.quote(str(folder))}")
+    terminal.say(f"  {shlex.quote(sys.executable)} -m pytest {shlex.quote(str(shorter(paths['test'])))}")
+    for command in ("plan", "run"):
+        terminal.say(f"  orchestrator {command} {shlex.quote(str(shorter(paths['study'])))}")
+
+
 app.add_typer(cli_look.app)
+app.add_typer(cli_data.app, name="data")
 app.add_typer(cli_cluster.app, name="cluster")
 app.command()(cli_cluster.attach)
 
@@ -154,7 +205,7 @@ def _conclude(outcome: Outcome, runs: Runs) -> None:
     if record.trials:
         terminal.print_leaderboard(record, limit=10)
     terminal.print_verdict(record)
-    terminal.say(f"report: {_shorter(folder.report)}")
+    terminal.say(f"report: {shorter(folder.report)}")
     terminal.say(
         "MLflow: orchestrator ui" + ("" if runs.root == Path("runs").absolute() else f"   (runs in {runs.root})")
     )
@@ -164,7 +215,7 @@ def _conclude(outcome: Outcome, runs: Runs) -> None:
     if record.state is State.STOPPED:
         done = record.count(State.FINISHED)
         raise Interrupted(
-            f"{record.reason} with {done} of {record.planned} trials finished; all is kept in {_shorter(folder.root)}",
+            f"{record.reason} with {done} of {record.planned} trials finished; all is kept in {shorter(folder.root)}",
             f"see them: orchestrator leaderboard {name}; {again}",
         )
     if record.state is State.FAILED:
@@ -194,15 +245,19 @@ def _earlier_run(runs: Runs, name: str) -> tuple[float | None, int | None]:
     return None, None
 
 
-def _shorter(path: Path) -> Path:
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
+def _called() -> int:
+    """Run the command; what is wrong with the words that were typed is said as every other error."""
+    try:
+        code = app(standalone_mode=False, prog_name="orchestrator")
+    except UsageError as error:
+        raise explained(error) from error
+    return code if isinstance(code, int) else 0
 
 
 def main() -> None:
     """Run the command and turn errors into messages and exit codes."""
     try:
-        app(standalone_mode=True)
+        sys.exit(_called())
     except OrchestratorError as error:
         terminal.complain(str(error), error.hint)
         sys.exit(error.exit_code)

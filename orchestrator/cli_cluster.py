@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from orchestrator import registry, terminal
+from orchestrator.cli_help import Grouped
 from orchestrator.errors import EnvironmentProblem, UserError
 from orchestrator.studyfile import load_study
 
@@ -20,10 +21,10 @@ if TYPE_CHECKING:
     from orchestrator.machines.clusterfile import ClusterFile
     from orchestrator.machines.headnode import HeadNode
 
-app = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Bring a cluster up, look at it, take it down.")
+app = typer.Typer(cls=Grouped, rich_markup_mode=None, help="Bring a cluster up, look at it, take it down.")
 
 _OPTIONS = ("--cluster", "--detach", "--ship-data")
-ClusterPath = Annotated[Path, typer.Argument(metavar="[FILE]", help="The cluster's file.")]
+ClusterPath = Annotated[Path, typer.Argument(metavar="FILE", help="The cluster's file.")]
 ClusterOption = Annotated[
     Path | None,
     typer.Option("--cluster", metavar="FILE", envvar="ORCHESTRATOR_CLUSTER", help="Do it on this cluster."),
@@ -86,7 +87,10 @@ def up(
 
 @app.command()
 def down(file: ClusterPath = DEFAULT) -> None:
-    """Stop Ray on every host of a cluster. Studies stay, and can be resumed when it is up again."""
+    """Stop Ray on every host of a cluster.
+
+    Studies stay, and can be resumed when it is up again.
+    """
     from orchestrator.machines import launcher
 
     left = {address: why for address, why in launcher.down(_load(file)).items() if why}
@@ -100,7 +104,10 @@ def down(file: ClusterPath = DEFAULT) -> None:
 
 @app.command()
 def status(file: ClusterPath = DEFAULT, as_json: AsJson = False) -> None:
-    """Show the hosts of a cluster, what they have and use, why one is missing, and what runs."""
+    """Show the hosts of a cluster and what runs there.
+
+    What each has and uses, and why one is missing.
+    """
     from orchestrator.machines import launcher
 
     cluster = _load(file)
@@ -129,7 +136,10 @@ def attach(
     study: Annotated[str, typer.Argument(metavar="STUDY", help="The name of a study that was submitted.")],
     cluster: Annotated[Path, typer.Option("--cluster", metavar="FILE", envvar="ORCHESTRATOR_CLUSTER")] = DEFAULT,
 ) -> None:
-    """Follow a study that runs on a cluster, from its first line on, to its verdict."""
+    """Follow a study that runs on a cluster to its verdict.
+
+    From its first line on, also when it is over.
+    """
     _end(head_of(cluster).attach(study))
 
 

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator import results, terminal
+from orchestrator import completion, results, terminal
 from orchestrator.cli_cluster import AsJson, ClusterOption, elsewhere, head_of
 from orchestrator.errors import EnvironmentProblem, UnknownName, UserError
 from orchestrator.folder import Runs, StudyFolder
@@ -22,12 +22,26 @@ _FOLLOW_SECONDS = 0.2
 
 app = typer.Typer(rich_markup_mode=None)
 
-RunName = Annotated[str, typer.Argument(metavar="STUDY", help="The name of a study that has run.")]
-TrialId = Annotated[str, typer.Argument(metavar="TRIAL", help="A trial's id, for example t0003.")]
-Overrides = Annotated[
-    list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="For example search.trials=8 data=PATH.")
+RunName = Annotated[
+    str,
+    typer.Argument(metavar="STUDY", help="The name of a study that has run.", autocompletion=completion.runs),
 ]
-AnyStudy = Annotated[str | None, typer.Argument(metavar="[STUDY]", help="A study whose needs to check, too.")]
+TrialId = Annotated[
+    str,
+    typer.Argument(metavar="TRIAL", help="A trial's id, for example t0003.", autocompletion=completion.trials),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="KEY=VALUE",
+        help="For example search.trials=8 data=PATH.",
+        autocompletion=completion.overrides,
+    ),
+]
+AnyStudy = Annotated[
+    str | None,
+    typer.Argument(metavar="STUDY", help="A study whose needs to check, too.", autocompletion=completion.studies),
+]
 Follow = Annotated[bool, typer.Option("--follow", "-f", help="Go on as the trial writes, until it ends.")]
 AllowedHosts = Annotated[
     list[str] | None, typer.Option("--allowed-host", help="A name by which browsers may call it; may be repeated.")
@@ -108,7 +122,10 @@ def report(study: RunName) -> None:
 @app.command()
 @elsewhere
 def track(study: RunName) -> None:
-    """Bring MLflow up to date with a study's journal; on a complete one it changes nothing."""
+    """Bring MLflow up to date with a study's journal.
+
+    Where it is complete, nothing changes.
+    """
     from orchestrator import launch
     from orchestrator.tracker import follower, tracking
 
@@ -131,7 +148,10 @@ def ui(
     login: Annotated[bool, typer.Option("--login/--no-login", help="Ask for a password on a network address.")] = True,
     cluster: ClusterOption = None,
 ) -> None:
-    """Start the MLflow UI on this folder's runs: for this machine, or with --host and a password for others."""
+    """Start the MLflow UI on this folder's runs.
+
+    For this machine alone, or with --host and a password for others.
+    """
     if cluster is not None:
         raise typer.Exit(head_of(cluster).command(["ui", "--port", str(port)], forward=port))
     from orchestrator.tracker.server import make_server
@@ -146,7 +166,10 @@ def ui(
 def doctor(
     study: AnyStudy = None, overrides: Overrides = None, cluster: ClusterOption = None, as_json: AsJson = False
 ) -> None:
-    """Look for what would break a run: here, on every node of RAY_ADDRESS, or on the hosts of a cluster's file."""
+    """Look for what would break a run, here or on a cluster.
+
+    On this machine, on every node of RAY_ADDRESS, or on the hosts of a cluster's file.
+    """
     from orchestrator.health import checkup
     from orchestrator.health import doctor as judge
     from orchestrator.machines import clusterfile

@@ -30,9 +30,20 @@ def inside(root: Path, name: str) -> Path:
     return path
 
 
+def shorter(path: Path) -> Path:
+    """A path as one would type it here: relative, if it is below the current folder."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
 def user_cache() -> Path:
     """What this package keeps on this machine for this user alone; it may be deleted at any time."""
     return Path.home() / ".cache" / "orchestrator"
+
+
+def data_root() -> Path:
+    """Where data sets are by their names: ``$ORCHESTRATOR_DATA``, or ``data`` in the current folder."""
+    return Path(os.environ.get("ORCHESTRATOR_DATA") or "data").expanduser().absolute()
 
 
 @dataclass(frozen=True)

@@ -39,6 +39,7 @@ class Display(Protocol):
     def start(self, plan: Plan, folder: StudyFolder, record: Record) -> None: ...
     def update(self, stopping: bool = False) -> None: ...
     def stop(self) -> None: ...
+    def warn(self, message: str, hint: str) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,24 @@ class _Session:
         self._journal, self._record, self._stop = journal, journal.record, stop
 
     def run(self, start: StudyStarted | StudyResumed, display: Display) -> Outcome:
+        notify, name = self._plan.study.notify, self._folder.name
+        if notify is not None and not notify.is_whole:
+            display.warn(
+                f"nobody will be notified: the journal does not hold the whole of {notify}",
+                f"give it again: orchestrator resume {name} notify=URL, or notify='$NAME' of the environment",
+            )
+            notify = None
+        trouble: BaseException | None = None
+        try:
+            return self._work(start, display)
+        except BaseException as error:
+            trouble = error
+            raise
+        finally:
+            if notify is not None and (why := notify.deliver(results.notice(self._record, name, trouble))):
+                display.warn(f"nobody was notified by {notify}: {why}", "correct notify in the study for the next time")
+
+    def _work(self, start: StudyStarted | StudyResumed, display: Display) -> Outcome:
         try:
             self._journal.append(start)
             self._journal.settle()  # where nothing can be kept, nothing should be computed
@@ -230,6 +249,8 @@ class _Session:
 
 def _check_can_start(study: Study, runs: Runs) -> None:
     _check_nothing_hides_the_packages()
+    if study.notify is not None:
+        study.notify.check()
     if not os.environ.get("RAY_ADDRESS"):
         check_fits(study.resources, [local_node()])
     _check_disk(runs.root)

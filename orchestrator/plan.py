@@ -89,6 +89,7 @@ class Plan:
             "resources": asdict(self.study.resources),
             "finalist_runs": self.finalist_runs,
             "estimate": self._estimate(seconds_per_trial, checkpoint_bytes),
+            "notify": None if self.study.notify is None else str(self.study.notify),
             "notes": list(self.notes),
             "trials": [asdict(trial) for trial in self.trials],
         }

@@ -14,10 +14,11 @@ from collections.abc import Sequence
 from urllib.parse import unquote
 
 HIDDEN = "***"
-_NAMES = r"(?:password|passwd|secret|token|credentials?|(?:api|access|secret|private)_?key)"
-_SECRET_NAME = re.compile(rf"{_NAMES}(?:_?id)?$", re.IGNORECASE)
+_NAMES = r"(?:password|passwd|secret|token|credentials?|webhook|(?:api|access|secret|private)_?key)"
+_SECRET_NAME = re.compile(rf"{_NAMES}(?:_?(?:id|url))?$", re.IGNORECASE)
 _IN_URL = re.compile(r"(?<=://)[^/?#\s'\"]*@")  # up to the last @: people forget to write it as %40
 _IN_QUERY = re.compile(rf"([?&;][\w.\-]*{_NAMES}=)[^&;#\s'\"]+", re.IGNORECASE)
+_URL = re.compile(r"([a-z][a-z0-9+.\-]*://[^/?#\s'\"]*)([^\s'\"]*)", re.IGNORECASE)
 _SHORTEST = 6  # a shorter value would be found in words that mean something else
 
 
@@ -26,6 +27,16 @@ def redacted(text: str) -> str:
     for secret in _secrets():
         text = text.replace(secret, HIDDEN)
     return _IN_QUERY.sub(rf"\1{HIDDEN}", _IN_URL.sub(f"{HIDDEN}@", text))
+
+
+def without_paths(text: str) -> str:
+    """The text with the hosts of its URLs alone: what follows the host of a webhook lets anybody post there.
+
+    >>> without_paths("curl -d x 'https://hooks.example.org/T0/B0/secret'; see http://example.org/")
+    "curl -d x 'https://hooks.example.org/***'; see http://example.org/"
+    """
+    hosts = _URL.sub(lambda found: found[0] if found[2] in ("", "/") else f"{found[1]}/{HIDDEN}", text)
+    return _IN_URL.sub(f"{HIDDEN}@", hosts)
 
 
 def redacted_words(words: Sequence[str]) -> list[str]:
@@ -42,6 +53,8 @@ def has_credentials(url: str) -> bool:
 
 def _redacted_override(word: str) -> str:
     key, equals, value = word.partition("=")
+    if equals and key == "notify":
+        return f"notify={without_paths(value)}"
     return f"{key}={HIDDEN}" if equals and value and _SECRET_NAME.search(key) else word
 
 

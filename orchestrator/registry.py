@@ -14,13 +14,13 @@ from tasks.api import Task
 
 # A folder of one's own tasks joins the package: ``ORCHESTRATOR_TASKS=DIR`` (several are separated as in PATH).
 tasks_package.__path__.extend(filter(None, os.environ.get("ORCHESTRATOR_TASKS", "").split(os.pathsep)))
-_NOT_TASKS = ("api", "logits", "serving", "space", "studies")
+NOT_TASKS = ("api", "logits", "serving", "space", "studies")
 STUDIES = Path(tasks_package.__path__[0]) / "studies"
 
 
 def task_names() -> list[str]:
     """Names of all modules in ``tasks/`` that may hold a task; none is imported."""
-    return sorted(m.name for m in pkgutil.iter_modules(tasks_package.__path__) if m.name not in _NOT_TASKS)
+    return sorted(m.name for m in pkgutil.iter_modules(tasks_package.__path__) if m.name not in NOT_TASKS)
 
 
 @cache

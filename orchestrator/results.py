@@ -5,6 +5,7 @@ Runs of finalists (`TrialRecord.of`) are no lines of their own: they make up the
 
 from __future__ import annotations
 
+import platform
 import statistics
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from orchestrator import finalists, registry
 from orchestrator.plan import DEFAULTS, finite_value, metric_of, ranked
 from orchestrator.record import Record, TrialRecord
+from orchestrator.redaction import redacted
 from orchestrator.states import State
 from tasks.api import Goal, Row, Support, Verdict
 
@@ -154,4 +156,25 @@ def summary(record: Record, name: str) -> dict[str, Any]:
         "done": sum(not trial.is_open for trial in record.trials.values()),
         "best": best_so_far(record) if record.trials else None,
         "started": record.started,
+    }
+
+
+def notice(record: Record, name: str, trouble: BaseException | None) -> dict[str, Any]:
+    """What a notification says of a study that is over, or that ``trouble`` ended before it could write that down."""
+    ended = record.state.is_over
+    state = record.state if ended else State.FAILED
+    reason = record.reason if ended else redacted(str(trouble) or repr(trouble))
+    verdict = record.verdict or {}
+    won = best(record) if record.study else None
+    sentence = f"{verdict['support']}. {verdict['sentence']}" if verdict else "no verdict"
+    return {
+        "text": f"{name} {state} on {platform.node()}" + (f" ({reason})" if reason else "") + f": {sentence}",
+        "study": name,
+        "state": state.value,
+        "reason": reason,
+        "verdict": dict(verdict) or None,
+        "best": won and won.id,
+        "value": won and finite_value(won, metric_of(record)[0]),
+        "done": record.count(State.FINISHED),
+        "trials": record.planned,
     }

@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 
 from orchestrator import yamlfile
 from orchestrator.errors import StudyError, did_you_mean
+from orchestrator.redaction import redacted_words
 
 _Model = TypeVar("_Model", bound=BaseModel)
 
@@ -48,6 +49,7 @@ class Sources:
 def apply(raw: dict[str, Any], override: str, sources: Sources) -> tuple[str, ...]:
     """Set one dotted ``key=value``; returns the keys."""
     key, equals, text = override.partition("=")
+    (override,) = redacted_words([override])  # what is said of it from here on
     keys = tuple(key.split("."))
     if not equals or not all(keys):
         raise StudyError("an override is written key=value", override, "for example params.epochs=5")

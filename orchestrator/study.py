@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 
 from orchestrator import registry
 from orchestrator.errors import StudyError, did_you_mean
+from orchestrator.notification import Notify
 from orchestrator.objectstore.data import DataUrl
 from orchestrator.redaction import has_credentials
 from tasks.api import Choice, Dimension, Goal, IntRange, LogUniform, Params, Resources, Task, Uniform
@@ -210,6 +211,8 @@ class Study(_Part):
     failures: Failures = Failures()
     budget: Budget = Budget()
     tracking: Tracking = Tracking()
+    notify: Notify | None = None
+    """Who is told when it is over."""
 
     def params_of(self, chosen: Mapping[str, Any]) -> Params:
         """The full parameters of a trial: the task's defaults, this study's, and what the search chose."""
@@ -223,10 +226,15 @@ class Study(_Part):
         return BUILTIN if registry.task(self.task).reads_data else NO_DATA
 
     def to_plain(self) -> dict[str, Any]:
-        """Plain values that `studyfile.build` turns into an equal study: what ``study.yaml`` holds."""
-        plain = self.model_dump(mode="json", by_alias=True)
+        """Plain values that `studyfile.build` turns into an equal study: what ``study.yaml`` holds.
+
+        Equal but for a webhook's URL, of which only the host is in there.
+        """
+        plain = self.model_dump(mode="json", by_alias=True, exclude={"notify"})
         if self.inputs is None:
             del plain["inputs"]
+        if self.notify is not None:
+            plain["notify"] = str(self.notify)
         plain["data"] = self.data_name
         plain["search"]["scheduler"] = self.search.scheduler.to_plain()
         plain["search"]["concurrent"] = self.search.concurrent or "auto"

@@ -18,8 +18,10 @@ from typing import Any
 from pydantic import BaseModel
 
 from orchestrator import registry, yamlfile
+from orchestrator.datasets import catalogue
 from orchestrator.errors import DataProblem, StudyError, did_you_mean
-from orchestrator.folder import TAKEN
+from orchestrator.folder import TAKEN, data_root
+from orchestrator.notification import Notify
 from orchestrator.objectstore.data import DataUrl, localized, pinned
 from orchestrator.objectstore.storage import is_url
 from orchestrator.record import Record
@@ -98,7 +100,7 @@ def _journaled(record: Record) -> Study:
 
 def _changed(study: Study, override: str, record: Record, sources: Sources) -> Study:
     """The study with one override. Raises `StudyError` when what has run would not compare with what will."""
-    raw = study.to_plain()
+    raw = {**study.to_plain(), "notify": study.notify}
     keys = apply(raw, override, sources)
     fixed = study.fixed()
     if keys[0] == "params" and set(keys[1:]) & set(study.search.space):
@@ -180,6 +182,9 @@ def _built(raw: Mapping[str, Any], sources: Sources) -> Study:
     parts: dict[str, type[BaseModel]] = {"failures": Failures, "budget": Budget, "tracking": Tracking}
     for part, model in parts.items():
         raw[part] = validated(model, raw.get(part), (part,), sources)
+    if (notify := raw.get("notify")) is not None and not isinstance(notify, Notify):
+        with sources.named(("notify",)):
+            raw["notify"] = Notify(notify)
     return validated(Study, raw, (), sources)
 
 
@@ -202,7 +207,7 @@ def _check_name(name: Any, sources: Sources) -> str:
 
 
 def _resolve_data(task: Task, value: Any, sources: Sources) -> Path | DataUrl | None:
-    """A path, a name under ``$ORCHESTRATOR_DATA``, or a URL; None for ``builtin``, and for tasks that read none."""
+    """A path, a name below `data_root`, or a URL; None for ``builtin``, and for tasks that read none."""
     if value in (None, BUILTIN, NO_DATA):
         return None
     if not task.reads_data:
@@ -212,14 +217,14 @@ def _resolve_data(task: Task, value: Any, sources: Sources) -> Path | DataUrl | 
     if is_url(str(value)):
         with sources.named(("data",)):
             return pinned(str(value))
-    tried = [Path(os.path.expanduser(value))]
-    if root := os.environ.get("ORCHESTRATOR_DATA"):
-        tried.append(Path(root).expanduser() / value)
+    tried = [Path(os.path.expanduser(value)), data_root() / value]
     for path in tried:
         if os.path.exists(path):  # and not path.exists(), which raises for a name that is too long
             return path.resolve()
-    places = " nor ".join(str(path.absolute()) for path in tried)
+    places = " nor ".join(dict.fromkeys(str(path.absolute()) for path in tried))
     hint = f"give data=PATH, or data={BUILTIN} for the built-in data set"
+    if str(value) in catalogue.ALL:
+        hint = f"get it: orchestrator data get {value}; or {hint}"
     raise sources.error(("data",), f"there is no data at {places}", hint)
 
 

@@ -107,6 +107,10 @@ class LiveStudy:
         if self._live is not None:
             self._live.stop()
 
+    def warn(self, message: str, hint: str) -> None:
+        errors.print(f"[bold yellow]warning:[/] {escape(message)}", soft_wrap=_SOFT)
+        errors.print(f"  → {escape(hint)}", soft_wrap=_SOFT)
+
     def _trial_ended(self, trial: TrialRecord) -> None:
         if trial.state is State.FAILED:
             console.print(f"[red]{trial.id} failed:[/] {escape(trial.reason or '')}", soft_wrap=_SOFT)
@@ -168,6 +172,39 @@ def _map_progress(trial: TrialRecord) -> str:
     rate = done.computed / max(1e-9, time.time() - done.started)
     pace = f"  {rate:.3g} items/s  {_duration((done.items - done.done) / rate)} left" if rate else ""
     return f"{escape(name)} {bar} {done.done}/{done.items}{pace}"
+
+
+class Downloads:
+    """Files as they come: a bar for each; a line for each where the output is no terminal."""
+
+    def __enter__(self) -> Downloads:
+        from rich import progress  # takes its time, and is for this alone
+
+        columns = (
+            progress.TextColumn("{task.description}"),
+            progress.BarColumn(20),
+            progress.DownloadColumn(),
+            progress.TransferSpeedColumn(),
+            progress.TimeRemainingColumn(compact=True),
+        )
+        self._tasks: dict[str, progress.TaskID] = {}
+        self._bars = progress.Progress(*columns, console=console, disable=not console.is_terminal)
+        self._bars.start()
+        return self
+
+    def __exit__(self, *raised: object) -> None:
+        self._bars.stop()
+
+    def say(self, line: str) -> None:
+        self._bars.console.print(escape(line), soft_wrap=_SOFT)
+
+    def moved(self, name: str, done: int, of: int) -> None:
+        """``done`` of about ``of`` bytes of a file are here."""
+        if name not in self._tasks:
+            self._tasks[name] = self._bars.add_task(escape(name), total=of)
+            if not console.is_terminal:
+                self.say(f"{name}: {of / 1e6:.1f} MB")
+        self._bars.update(self._tasks[name], completed=done, total=max(of, done))
 
 
 def print_leaderboard(record: Record, limit: int | None = None) -> None:

@@ -31,6 +31,9 @@ class QuietDisplay:
     def stop(self):
         pass
 
+    def warn(self, message, hint):
+        pass
+
 
 def run_toy(runs: Runs, **raw):
     """Run a study of the toy task in this process."""

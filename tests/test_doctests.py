@@ -42,6 +42,7 @@ def modules_of(package) -> list[str]:
         "orchestrator.study",
         "orchestrator.studyfile",
         "orchestrator.finalists",
+        "orchestrator.notification",
         "orchestrator.health.gpus",
         "orchestrator.health.trackercheck",
         "orchestrator.redaction",

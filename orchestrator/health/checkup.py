@@ -84,8 +84,8 @@ def _places(data: str | None, environment: Mapping[str, str], at_home: bool) -> 
     """Where a study looks for its data; in an object store no machine has it at a path."""
     if data is None or "://" in data:
         return ()
-    root = environment.get("ORCHESTRATOR_DATA")
-    places = [data, *([str(Path(root) / data)] if root else [])]
+    root = environment.get("ORCHESTRATOR_DATA") or ("data" if at_home else None)
+    places = dict.fromkeys([data, *([str(Path(root) / data)] if root else [])])
     return tuple(str(Path(place).expanduser().absolute()) if at_home else place for place in places)
 
 

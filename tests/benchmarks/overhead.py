@@ -57,6 +57,9 @@ def ours(scratch: str) -> dict[str, float]:
         def stop(self) -> None:
             self.trials = time.perf_counter() - self.began
 
+        def warn(self, message: str, hint: str) -> None:
+            print(message)
+
     clock = Clock()
     search = {"algorithm": "tpe", "scheduler": "asha", "trials": TRIALS}
     with mlflow_server(Path(scratch) / "server") as server:

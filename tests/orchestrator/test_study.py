@@ -359,7 +359,7 @@ def test_what_would_make_trials_incomparable_is_refused(override, why):
 
 def test_every_part_of_a_study_either_may_change_or_is_fixed():
     fixed = {key.split(".")[0] for key in build(record_of().study).fixed()}
-    free = {"question", "finalists", "priority", "resources", "failures", "budget", "tracking"}
+    free = {"question", "finalists", "priority", "resources", "failures", "budget", "tracking", "notify"}
     assert fixed | free == set(Study.model_fields)
     assert fixed & free == set()
 
