@@ -97,10 +97,11 @@ def png(figure: Figure, tight: bool = False) -> bytes:
 
 def svg(figure: Figure, label: str) -> str:
     """The figure as an element of a page: ``label`` (HTML) says what it shows to those who do not see it."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine(None)  # all is in its place: it is not to be measured again
     buffer = io.StringIO()
     nothing: dict[str, Any] = dict.fromkeys(("Creator", "Date", "Format", "Type"))
     figure.savefig(buffer, format="svg", metadata=nothing)
-    figure.set_layout_engine("none")  # all is in its place: it is not to be measured again
     text = buffer.getvalue()
     head = re.search(r"<svg[^>]*>", text)
     box = re.search(r'viewBox="[^"]*"', head[0] if head else "")

@@ -44,17 +44,16 @@ def curves(record: Record) -> Figure | None:
         return None
     best = [trial.id for trial in shown if trial.state in (State.FINISHED, State.RUNNING)][:COLOURED]
     figure, axes = _one(3.7)
-    most = max(50, _MOST_POINTS // len(shown))
+    most, crowd = max(50, _MOST_POINTS // len(shown)), crowding(len(shown))
     lines, looks, dots = [], [], []
     for trial in reversed(shown):  # the best lie on top
         points = _points(trial, most)
-        pale = _STATES.get(trial.state, "rest") if trial.state is not State.FINISHED else "rest"
-        look = (f"c{best.index(trial.id)}", 1.0) if trial.id in best else (pale, 0.55)
+        name = f"c{best.index(trial.id)}" if trial.id in best else _pale(trial)
         if len(points) > 1:
             lines.append((points, trial.id))
-            looks.append(to_rgba(colour(look[0]), look[1]))
-        dots += [(*points[-1], look[0], trial.id)] if len(points) == 1 else []
-    widths = [1.8 if look[3] == 1 else 0.8 for look in looks]
+            looks.append(to_rgba(colour(name), 1 if trial.id in best else 0.55 * crowd))
+        dots += [(*points[-1], name, trial.id)] if len(points) == 1 else []
+    widths = [1.8 if id in best else 0.8 * crowd for _, id in lines]
     drawn = LineCollection([points for points, _ in lines], colors=looks, linewidths=widths)
     of_trials(drawn, [id for _, id in lines])
     axes.add_collection(drawn)
@@ -66,10 +65,10 @@ def curves(record: Record) -> Figure | None:
     axes.set_ylabel(metric)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     handles = [Line2D([], [], color=colour(f"c{rank}"), linewidth=1.8, label=id) for rank, id in enumerate(best)]
-    others = {_STATES.get(t.state, "rest"): t.state.lower() for t in shown if t.id not in best}
+    others = {trial.state: _pale(trial) for trial in shown if trial.id not in best}
     handles += [
-        Line2D([], [], color=colour("rest" if name == "good" else name), linewidth=0.8, label=f"other {state}")
-        for name, state in others.items()
+        Line2D([], [], color=colour(name), linewidth=0.8, label=f"other {state.lower()}")
+        for state, name in others.items()
     ]
     _legend(figure, handles)
     return figure
@@ -148,7 +147,6 @@ def rungs(arrivals: Sequence[Arrival], clock: Clock, metric: str, record: Record
         axes.set_title(f"step {step} · {len(here)} came")
     _keep_to_most(grid[0], [arrival.value for arrival in arrivals], record)
     grid[0].set_ylabel(metric)
-    grid[0].set_xlim(left=0)
     figure.supxlabel(f"{unit} since the start", fontsize=8.5, color=colour("soft"))
     present = dict.fromkeys(arrival.outcome for arrival in arrivals)
     _legend(figure, [_mark(_OUTCOMES[outcome], outcome.value) for outcome in Outcome if outcome in present])
@@ -188,6 +186,11 @@ def cluster(bars: Sequence[Bar], clock: Clock, record: Record) -> Figure | None:
     return figure
 
 
+def crowding(lines: int) -> float:
+    """By how much lines are thinner and fainter where there are many."""
+    return min(1.0, (100 / max(1, lines)) ** 0.3)
+
+
 def span(seconds: float) -> str:
     """
     >>> span(75), span(7200), span(3.14159)
@@ -212,6 +215,11 @@ def _one(height: float) -> tuple[Figure, Axes]:
 def _by_rank(record: Record) -> list[TrialRecord]:
     order = [entry.trial for entry in results.leaderboard(record) if entry.trial in record.trials]
     return [record.trials[trial] for trial in order]
+
+
+def _pale(trial: TrialRecord) -> str:
+    """The colour of a trial that is not among the best: grey, unless it was cut short."""
+    return "rest" if trial.state is State.FINISHED else _STATES.get(trial.state, "rest")
 
 
 def _value(trial: TrialRecord, metric: str) -> float | None:

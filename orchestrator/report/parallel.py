@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from orchestrator import results
 from orchestrator.record import Record, TrialRecord
 from orchestrator.report.drawing import RAMP, colour, of_trials
-from orchestrator.report.figures import MOST_LINES, WIDTH
+from orchestrator.report.figures import MOST_LINES, WIDTH, crowding
 from orchestrator.states import State
 from orchestrator.study import dimension_of
 from tasks.api import Choice, Goal, IntRange, LogUniform
@@ -50,11 +50,13 @@ def parallel(record: Record, shares: Mapping[str, float]) -> Figure | None:
     shown = [*(trial.id for trial in trials if trial.id not in values), *order][-MOST_LINES:]
     lines = [[(x, axis.positions.get(id, _NOTHING)) for x, axis in enumerate(axes_of)] for id in shown]
     ramp_of = {id: RAMP[::-1][i * len(RAMP) // len(order)] for i, id in enumerate(order)}
+    crowd = crowding(len(shown))
     drawn = LineCollection(
         lines,
         colors=[colour(ramp_of.get(id, "bad")) for id in shown],
         linestyles=["solid" if id in values else (0, (3, 2)) for id in shown],
-        linewidths=[2.2 if order[-1:] == [id] else 0.9 for id in shown],
+        linewidths=[2.2 if order[-1:] == [id] else 0.9 * crowd for id in shown],
+        alpha=crowd,
         clip_on=False,
     )
     of_trials(drawn, shown)
@@ -62,7 +64,7 @@ def parallel(record: Record, shares: Mapping[str, float]) -> Figure | None:
     for x, axis in enumerate(axes_of):
         _draw_axis(axes, x, axis, last=x == len(axes_of) - 1, tilted=len(axes_of) > 7)
     axes.set_xlim(-0.15, len(axes_of) - 1 + 0.45)
-    axes.set_ylim(_NOTHING - 0.06 if any(axis.lacks for axis in axes_of) else -0.05, 1.04)
+    axes.set_ylim(_NOTHING - 0.08 if any(axis.lacks for axis in axes_of) else -0.05, 1.04)
     axes.axis("off")
     return figure
 
@@ -77,7 +79,7 @@ def _draw_axis(axes: Any, x: int, axis: Axis, last: bool, tilted: bool) -> None:
         halo = {"facecolor": colour("paper"), "edgecolor": "none", "alpha": 0.75, "pad": 0.6}
         axes.text(x + 0.05, height, label, va="center", fontsize=7.5, color=colour("ink"), bbox=halo, zorder=6)
     if axis.lacks:
-        axes.text(x + 0.05, _NOTHING, axis.lacks, va="center", fontsize=7.5, color=colour("soft"), zorder=6)
+        axes.text(x, _NOTHING - 0.03, axis.lacks, ha="center", va="top", fontsize=7.5, color=colour("soft"), zorder=6)
 
 
 def _axis(name: str, plain: Any, trials: Sequence[TrialRecord]) -> Axis:

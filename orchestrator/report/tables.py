@@ -80,8 +80,10 @@ def leaderboard(record: Record) -> str:
     metric, _ = results.metric_of(record)
     with_interval = any(entry.interval for entry in entries)
     with_seeds = any(entry.seeds for entry in entries)
-    heads = ["", "trial", "state", metric, *["95 % interval"] * with_interval, *["seeds"] * with_seeds, *names]
-    numbers = {"", metric, "seeds"} | {n for n in names if all(_is_number(entry.params.get(n)) for entry in entries)}
+    heads = ["rank", "trial", "state", metric, *["95 % interval"] * with_interval, *["seeds"] * with_seeds, *names]
+    numbers = {"rank", metric, "seeds"} | {
+        n for n in names if all(_is_number(entry.params.get(n)) for entry in entries)
+    }
     head = "".join(f"<th data-sort='down'{' class=n' * (name in numbers)}>{text(name)}</th>" for name in heads)
     rows = []
     for entry in entries[:_MOST_ROWS]:
