@@ -78,7 +78,8 @@ def style() -> Iterator[None]:
     """Within it figures are drawn, and saved, in the page's style."""
     ink = {"text.color": "ink", "axes.labelcolor": "soft", "axes.edgecolor": "soft", "xtick.color": "soft"}
     ink |= {"ytick.color": "soft", "grid.color": "line", "axes.facecolor": "paper", "figure.facecolor": "paper"}
-    with matplotlib.rc_context(_STYLE | {key: colour(name) for key, name in ink.items()}), warnings.catch_warnings():
+    looks: Any = _STYLE | {key: colour(name) for key, name in ink.items()}
+    with matplotlib.rc_context(looks), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing")  # the page has the text, and fonts for it
         yield
 

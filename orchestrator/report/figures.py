@@ -121,7 +121,7 @@ def importances(found: Importance) -> Figure:
     figure, axes = _one(0.7 + 0.26 * len(shares))
     axes.barh(range(len(shares)), [share for _, share in shares], color=colour("c0"), height=0.62)
     for row, (_, share) in enumerate(shares):
-        said = {"textcoords": "offset points", "xytext": (5, 0), "va": "center", "color": colour("soft")}
+        said: Any = {"textcoords": "offset points", "xytext": (5, 0), "va": "center", "color": colour("soft")}
         axes.annotate(f"{share:.0%}", (share, row), **said)
     axes.set_yticks(range(len(shares)), [_cut(name) for name, _ in shares])
     axes.set_ylim(len(shares) - 0.4, -0.6)

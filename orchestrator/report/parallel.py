@@ -18,7 +18,7 @@ from orchestrator.states import State
 from orchestrator.study import dimension_of
 from tasks.api import Choice, Goal, IntRange, LogUniform
 
-_MOST_AXES = 12
+MOST_AXES = 12
 _NOTHING = -0.14  # where a line passes an axis that it has no value on
 _MOST_OPTIONS = 8  # with a label each
 
@@ -37,7 +37,7 @@ def parallel(record: Record, shares: Mapping[str, float]) -> Figure | None:
     """Lines are the darker the better; those without a value are red. With many parameters, the most important."""
     metric, goal = results.metric_of(record)
     space = record.study["search"]["space"]
-    names = sorted(space, key=lambda name: -shares.get(name, 0.0))[:_MOST_AXES]
+    names = sorted(space, key=lambda name: -shares.get(name, 0.0))[:MOST_AXES]
     trials = [trial for trial in record.trials.values() if trial.of is None]
     if not names or len(trials) < 2:
         return None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import json
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -36,7 +36,7 @@ def verdict(record: Record, name: str) -> str:
         return f"<div class='verdict'><b>No verdict yet</b>{said}</div>"
     support, sentence = record.verdict["support"], record.verdict["sentence"]
     early = "" if record.state is State.FINISHED else f" <span class='note'>The study {text(state)}.</span>"
-    kind = {Support.SUPPORTED: "supported", Support.NOT_SUPPORTED: "not"}.get(support, "")
+    kind = {Support.SUPPORTED.value: "supported", Support.NOT_SUPPORTED.value: "not"}.get(support, "")
     return f"<div class='verdict {kind}'><b>Verdict: {text(support)}</b>{text(sentence)}{early}</div>"
 
 
@@ -46,7 +46,7 @@ def data(record: Record) -> str:
     return "<p class='builtin'>This ran on the task's <b>built-in data</b>, not on real data.</p>"
 
 
-def facts(record: Record, environment: dict[str, Any]) -> str:
+def facts(record: Record, environment: Mapping[str, Any]) -> str:
     """What ran where on what."""
     study, search = record.study, record.study["search"]
     metric, goal = results.metric_of(record)
@@ -149,7 +149,7 @@ def failures(record: Record) -> str:
     return said
 
 
-def again(record: Record, folder: StudyFolder, environment: dict[str, Any], study_yaml: str) -> str:
+def again(record: Record, folder: StudyFolder, environment: Mapping[str, Any], study_yaml: str) -> str:
     commit = (environment.get("git") or {}).get("commit")
     where = folder.study if folder.mirror is None else folder.study.name
     lines = [f"git checkout {commit}"] * bool(commit) + [f"orchestrator run {where}"]
@@ -193,7 +193,7 @@ def _time(record: Record) -> str:
     return f"{said}; trials worked {span(worked)} in all, {worked / wall:.1f} at once on average"
 
 
-def _where(record: Record, environment: dict[str, Any]) -> str:
+def _where(record: Record, environment: Mapping[str, Any]) -> str:
     there = [f"{node} ({n} trials)" for node, n in use.nodes(record).items()]
     need = record.study["resources"]
     each = f"{need['cpus']:g} CPU(s)" + f" and {need['gpus']:g} GPU(s)" * bool(need["gpus"])
@@ -205,7 +205,7 @@ def _where(record: Record, environment: dict[str, Any]) -> str:
     return f"{_some(there, 12) or 'nowhere yet'}; a trial holds {each}{driver}"
 
 
-def _code(environment: dict[str, Any]) -> str:
+def _code(environment: Mapping[str, Any]) -> str:
     if not environment:
         return ""
     git = environment.get("git") or {}

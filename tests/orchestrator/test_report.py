@@ -162,7 +162,9 @@ def test_every_trial_counts(tmp_path):
     assert {id: drawn.count(id) for id in record.trials} == dict.fromkeys(record.trials, 3)
 
 
-@pytest.mark.parametrize("failing", ["orchestrator.report.figures.curves", "orchestrator.search.metric_of"])
+@pytest.mark.parametrize(
+    "failing", ["orchestrator.report.figures.curves", "orchestrator.search.metric_of", "orchestrator.report.use.bars"]
+)
 def test_what_cannot_be_drawn_does_not_lose_the_page(tmp_path, monkeypatch, failing):
     def fail(*given):
         raise ZeroDivisionError("no such figure")
