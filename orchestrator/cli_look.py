@@ -111,7 +111,7 @@ def leaderboard(study: RunName, as_json: AsJson = False) -> None:
 @elsewhere
 def report(study: RunName) -> None:
     """Write a study's HTML page anew and say where it is."""
-    from orchestrator.report import write_report
+    from orchestrator.report.page import write_report
 
     folder, record = _record(study)
     write_report(record, folder)

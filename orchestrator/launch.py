@@ -225,7 +225,7 @@ class _Session:
 
     def _end(self, state: State, reason: str | None) -> None:
         """The verdict, the page, the last line of the journal: who reads that finds the page."""
-        from orchestrator.report import write_report  # matplotlib: not before a study is known to be right
+        from orchestrator.report.page import write_report  # matplotlib: not before a study is known to be right
 
         concluded = results.verdict(self._record)
         verdict = {"support": concluded.support.value, "sentence": concluded.sentence}

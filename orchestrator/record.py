@@ -32,17 +32,28 @@ _ENDS_STUDY = (Cause.STOPPED, Cause.NO_SPACE)  # after these the trial waits for
 
 @dataclass
 class Curve:
-    """The study's metric by step, 16 bytes a report: what schedulers, searchers and figures look at."""
+    """The study's metric by step, 24 bytes a report: what schedulers, searchers and figures look at."""
 
     steps: array[int] = field(default_factory=lambda: array("q"))
     values: array[float] = field(default_factory=lambda: array("d"))
+    times: array[float] = field(default_factory=lambda: array("d"))  # Unix time of each report
 
-    def append(self, step: int, value: float) -> None:
+    def append(self, step: int, value: float, at: float) -> None:
         self.steps.append(step)
         self.values.append(value)
+        self.times.append(at)
 
     def __len__(self) -> int:
         return len(self.steps)
+
+
+@dataclass(slots=True)
+class Span:
+    """A stretch of work in one place: an attempt of a trial, or items of its map. ``ended`` is None while it lasts."""
+
+    node: str
+    began: float
+    ended: float | None = None
 
 
 @dataclass
@@ -56,12 +67,15 @@ class MapRecord:
     computed: int = 0  # of them since ``started``; the others were there before
     seconds: float = 0.0
     ended: float | None = None
+    spans: list[Span] = field(default_factory=list)  # a batch each, of those that were computed
 
     def add(self, event: ItemsDone) -> None:
         items = event.stop - event.start
         self.batches.append((event.start, event.stop))
         self.done += items
-        self.computed += items if event.node is not None else 0
+        if event.node is not None:
+            self.computed += items
+            self.spans.append(Span(event.node, event.at - event.seconds, event.at))
         self.seconds += event.seconds
         if self.done == self.items:
             self.ended = event.at
@@ -99,6 +113,7 @@ class TrialRecord:
     maps: dict[str, MapRecord] = field(default_factory=dict)
     mapped: float = 0.0  # seconds that workers took for items of its maps, all attempts together
     heard: float = 0.0  # when something last came from it
+    spans: list[Span] = field(default_factory=list)  # its attempts, from when each had a place
     _began: float = 0.0
 
     @property
@@ -131,6 +146,8 @@ class TrialRecord:
     def end_attempt(self, at: float) -> None:
         if self.state is State.RUNNING:
             self.seconds += at - self._began
+        if self.spans and self.spans[-1].ended is None:
+            self.spans[-1].ended = at
 
 
 @dataclass
@@ -159,7 +176,7 @@ class Record:
                 trial = self.trials[event.trial]
                 trial.steps, trial.last, trial.heard = event.step, event.metrics, event.at
                 if self._metric in event.metrics:
-                    trial.curve.append(event.step, event.metrics[self._metric])
+                    trial.curve.append(event.step, event.metrics[self._metric], event.at)
             case Saved():
                 trial = self.trials[event.trial]
                 trial.saved, trial.heard = event.step, event.at
@@ -171,6 +188,7 @@ class Record:
                 trial = self.trials[event.trial]
                 trial.node, trial.pid, trial.node_id = event.node, event.pid, event.node_id
                 trial.begin_attempt(event.at)  # what it waited for a place is no work
+                trial.spans.append(Span(event.node, event.at))
             case TrialContinued():
                 trial = self.trials[event.trial]
                 trial.state, trial.cause, trial.reason, trial.ended, trial.final = State.RUNNING, None, None, None, {}

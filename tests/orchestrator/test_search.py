@@ -22,7 +22,7 @@ def plan_of(trials, **search):
 
 def ended(trial, params, value, state=State.FINISHED):
     record = TrialRecord(trial.id, trial.seed, params, tuple(params), 0.0, state=state)
-    record.curve.append(1, value)
+    record.curve.append(1, value, 0.0)
     record.final = {"loss": value}
     return record
 

@@ -1,0 +1,1 @@
+"""What a person looks at when a study is over: its page, and the figures on it."""
