@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator import __version__, chain, cli_cluster, cli_look, registry, results, terminal
+from orchestrator import __version__, chain, cli_cluster, cli_look, registry, standings, terminal
 from orchestrator.cli_cluster import AsJson, elsewhere, submitted
 from orchestrator.cli_look import Overrides, RunName, TrialId
 from orchestrator.control import Command, order
@@ -188,7 +188,7 @@ def _earlier_run(runs: Runs, name: str) -> tuple[float | None, int | None]:
     """Seconds a trial took and bytes of its checkpoint, in the newest run of this study that has finished trials."""
     for folder in reversed(runs.studies()):
         record = load_record(folder.journal)
-        if record.study.get("name") == name and (seconds := results.seconds_per_trial(record)):
+        if record.study.get("name") == name and (seconds := standings.seconds_per_trial(record)):
             largest = max(checkpoint.largest(folder.trial(trial).checkpoint) for trial in record.trials)
             return seconds, largest or None
     return None, None

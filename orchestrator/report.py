@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 import matplotlib
 from matplotlib.figure import Figure
 
-from orchestrator import results
+from orchestrator import standings
 from orchestrator.folder import StudyFolder, inside
 from orchestrator.record import Record, TrialRecord
 from orchestrator.states import State
@@ -40,7 +40,7 @@ _CURVES = 40  # more lines than this say nothing
 def write_report(record: Record, folder: StudyFolder) -> None:
     """Write ``report.html``, whole or not at all, and the task's figures."""
     try:
-        drawn = {name: _png(figure) for name, figure in results.figures(record).items()}
+        drawn = {name: _png(figure) for name, figure in standings.figures(record).items()}
         places, trouble = {name: inside(folder.figures, f"{name}.png") for name in drawn}, ""
     except Exception as error:  # the task's code: a figure is no reason to lose the page, which says what is missing
         drawn, trouble = {}, f"<p>The task's figures could not be drawn: {_text(repr(error))}</p>"
@@ -61,7 +61,7 @@ def render(
 ) -> str:
     """The page as text; self-contained, figures inside: ``drawn`` of all trials, ``pictures`` of the best."""
     study = record.study
-    metric, _ = results.metric_of(record)
+    metric, _ = standings.metric_of(record)
     counts = ", ".join(f"{n} {s.lower()}" for s in State if (n := record.count(s)))
     started = datetime.fromtimestamp(record.started, UTC).strftime("%Y-%m-%d %H:%M UTC")
     took = f", {record.ended - record.started:.0f} s" if record.ended else ""
@@ -88,7 +88,7 @@ def render(
 
 def _pictures(record: Record, folder: StudyFolder) -> dict[str, bytes]:
     """What the best trial drew, by title; what is too large for a page stays in its folder."""
-    best = results.best(record)
+    best = standings.best(record)
     if best is None:
         return {}
     place = folder.trial(best.id)
@@ -114,7 +114,7 @@ def _data(record: Record) -> str:
 
 
 def _leaderboard(record: Record) -> str:
-    entries = results.leaderboard(record)
+    entries = standings.leaderboard(record)
     names = list(dict.fromkeys(name for entry in entries for name in entry.params))
     head = "".join(f"<th>{_text(c)}</th>" for c in ("rank", "trial", "state", "value", "95 % interval", *names))
     rows = []
@@ -133,7 +133,7 @@ def _curves(record: Record, metric: str) -> Figure:
     """The metric by step, the best trials in colour, pruned ones pale."""
     figure = Figure(figsize=(9, 4.2))
     axes = figure.subplots()
-    board = [entry.trial for entry in results.leaderboard(record) if entry.trial in record.trials]
+    board = [entry.trial for entry in standings.leaderboard(record) if entry.trial in record.trials]
     order = [record.trials[trial] for trial in board[:_CURVES]]
     for rank, trial in reversed(list(enumerate(order))):
         steps, values = _series(trial)

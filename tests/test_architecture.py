@@ -13,7 +13,7 @@ MACHINERY = {"ray", "mlflow", "yaml", "orchestrator", "typer", "rich", "optuna"}
 # the other processes of one trial, its tasks.
 ROOMS = {
     "ray": {"cluster", "trials", "machines.jobserver", "trial.ranks", "trial.pool"},
-    "mlflow": {"tracker.tracking"},
+    "mlflow": {"tracker.tracking", "tracker.models"},
     "yaml": {"yamlfile"},
     "rich": {"terminal"},
     "typer": {"cli", "cli_cluster", "cli_look"},
