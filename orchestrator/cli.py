@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator import __version__, chain, cli_cluster, cli_look, registry, standings, terminal
+from orchestrator import __version__, chain, cli_cluster, cli_insight, cli_look, registry, standings, terminal
 from orchestrator.cli_cluster import AsJson, elsewhere, submitted
 from orchestrator.cli_look import Overrides, RunName, TrialId
 from orchestrator.control import Command, order
@@ -126,6 +126,7 @@ def demo() -> None:
 
 
 app.add_typer(cli_look.app)
+app.add_typer(cli_insight.app)
 app.add_typer(cli_cluster.app, name="cluster")
 app.command()(cli_cluster.attach)
 

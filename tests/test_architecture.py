@@ -16,7 +16,8 @@ ROOMS = {
     "mlflow": {"tracker.tracking", "tracker.models"},
     "yaml": {"yamlfile"},
     "rich": {"terminal"},
-    "typer": {"cli", "cli_cluster", "cli_look"},
+    "typer": {"cli", "cli_cluster", "cli_insight", "cli_look"},
+    "pandas": {"notebook"},
     "fsspec": {"objectstore.storage"},
     "optuna": {"search"},
 }
