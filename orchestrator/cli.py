@@ -14,7 +14,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator import __version__, chain, cli_cluster, cli_data, cli_look, completion, registry, results, terminal
+from orchestrator import (
+    __version__,
+    chain,
+    cli_cluster,
+    cli_data,
+    cli_insight,
+    cli_look,
+    completion,
+    registry,
+    standings,
+    terminal,
+)  # fmt: skip
 from orchestrator.cli_cluster import AsJson, elsewhere, submitted
 from orchestrator.cli_help import Grouped, UsageError, explained
 from orchestrator.cli_look import Overrides, RunName, TrialId
@@ -177,6 +188,7 @@ def new(task: TaskName) -> None:
 
 app.add_typer(cli_look.app)
 app.add_typer(cli_data.app, name="data")
+app.add_typer(cli_insight.app)
 app.add_typer(cli_cluster.app, name="cluster")
 app.command()(cli_cluster.attach)
 
@@ -239,7 +251,7 @@ def _earlier_run(runs: Runs, name: str) -> tuple[float | None, int | None]:
     """Seconds a trial took and bytes of its checkpoint, in the newest run of this study that has finished trials."""
     for folder in reversed(runs.studies()):
         record = load_record(folder.journal)
-        if record.study.get("name") == name and (seconds := results.seconds_per_trial(record)):
+        if record.study.get("name") == name and (seconds := standings.seconds_per_trial(record)):
             largest = max(checkpoint.largest(folder.trial(trial).checkpoint) for trial in record.trials)
             return seconds, largest or None
     return None, None

@@ -26,6 +26,8 @@ SECTIONS = {
         "report": "orchestrator report dogs",
         "ui": "orchestrator ui --port 5001",
         "track": "orchestrator track dogs",
+        "compare": "orchestrator compare dogs dogs-2",
+        "simulate": "orchestrator simulate dogs --scheduler median",
     },
     "Choose and write": {
         "studies": "orchestrator studies",

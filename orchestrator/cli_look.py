@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from orchestrator import completion, results, terminal
+from orchestrator import completion, standings, terminal
 from orchestrator.cli_cluster import AsJson, ClusterOption, elsewhere, head_of
 from orchestrator.errors import EnvironmentProblem, UnknownName, UserError
 from orchestrator.folder import Runs, StudyFolder
@@ -53,7 +53,7 @@ AllowedHosts = Annotated[
 def ps(as_json: AsJson = False) -> None:
     """List the studies that have run or are running here."""
     _close_dead(Runs.default())
-    rows = [results.summary(load_record(folder.journal), folder.name) for folder in Runs.default().studies()]
+    rows = [standings.summary(load_record(folder.journal), folder.name) for folder in Runs.default().studies()]
     if as_json:
         return terminal.print_json(rows)
     for row in rows:
@@ -69,7 +69,7 @@ def show(study: RunName, as_json: AsJson = False) -> None:
     if as_json:
         from orchestrator.tracker import tracking
 
-        return terminal.print_json(results.show(record, folder.name, tracking.run_ids(record, Runs.default())))
+        return terminal.print_json(standings.show(record, folder.name, tracking.run_ids(record, Runs.default())))
     terminal.say(f"{folder.name}: {record.study['question']}")
     terminal.say(f"{record.state}" + (f" ({record.reason})" if record.reason else ""))
     terminal.print_trials(record)
@@ -102,7 +102,7 @@ def leaderboard(study: RunName, as_json: AsJson = False) -> None:
     """Rank a study's trials, best first."""
     _, record = _record(study)
     if as_json:
-        return terminal.print_json([entry.to_plain() for entry in results.leaderboard(record)])
+        return terminal.print_json([entry.to_plain() for entry in standings.leaderboard(record)])
     terminal.print_leaderboard(record)
     terminal.print_verdict(record)
 

@@ -15,7 +15,8 @@ from typing import Any, ClassVar
 
 from orchestrator.states import State
 
-VERSION = 4  # of the journal's format; 1 had no resume, interruptions or mutations, 2 no maps, 3 no drains; all read
+# Of the journal: 1 had no resume, interruptions or mutations, 2 no maps, 3 no drains, 4 no samples. All are read.
+VERSION = 5
 _TAIL = len(',"crc":"00000000"}')
 
 
@@ -48,13 +49,17 @@ _KINDS: dict[str, type[Event]] = {}
 
 @dataclass(frozen=True)
 class StudyStarted(Event):
-    """``uid`` tells this study's runs from those of every other study in any tracker."""
+    """``uid`` tells this study's runs from those of every other study in any tracker.
+
+    ``data_digest`` is what `objectstore.data.digest_of` said of its data then.
+    """
 
     kind = "study_started"
     uid: str
     study: Mapping[str, Any]
     trials: int
     version: int = VERSION
+    data_digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,7 @@ class StudyResumed(Event):
     study: Mapping[str, Any]
     trials: int
     version: int = VERSION
+    data_digest: str = ""
 
 
 @dataclass(frozen=True)
@@ -105,6 +111,15 @@ class Reported(Event):
     trial: str
     step: int
     metrics: Mapping[str, float]
+
+
+@dataclass(frozen=True)
+class Sampled(Event):
+    """What the trial's process used of its machine, see `trial.sampling`. No sign of life: one that hangs uses too."""
+
+    kind = "sampled"
+    trial: str
+    usage: Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -203,7 +218,7 @@ def decode(line: bytes) -> Event:
 def from_plain(values: dict[str, Any]) -> Event:
     """The event of plain values with a ``kind``, which it uses up."""
     cls = _KINDS[values.pop("kind")]
-    if cls is not Reported:  # the many: they hold nothing but plain values
+    if cls is not Reported and cls is not Sampled:  # the many: they hold nothing but plain values
         if "state" in values:
             values["state"] = State(values["state"])
         if "cause" in values:

@@ -22,6 +22,7 @@ from orchestrator.events import (
     Cause,
     Event,
     Reported,
+    Sampled,
     Saved,
     StudyResumed,
     StudyStarted,
@@ -38,7 +39,7 @@ from orchestrator.states import State
 DIED = "its process died"
 _NO_LOCKS = (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS)
 # Not worth a sync to disk each: if the machine loses power before the next event that is, they happen again alike.
-_CHEAP = (TrialStarted, TrialContinued, TrialPlaced, Reported, Saved)
+_CHEAP = (TrialStarted, TrialContinued, TrialPlaced, Reported, Sampled, Saved)
 
 
 class Journal:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from orchestrator import chain, failures, results, visibility, yamlfile
+from orchestrator import __version__, chain, failures, standings, visibility, yamlfile
 from orchestrator.driver import Driver
 from orchestrator.environment import describe_environment
 from orchestrator.errors import EnvironmentProblem, FolderBusy, UnknownName, UserError
@@ -20,13 +20,14 @@ from orchestrator.events import Cause, StudyEnded, StudyResumed, StudyStarted, T
 from orchestrator.folder import Runs, StudyFolder
 from orchestrator.journal import DIED, Journal, is_written, lease_of, load_record
 from orchestrator.objectstore import lease
+from orchestrator.objectstore.data import digest_of
 from orchestrator.objectstore.publisher import open_journal
 from orchestrator.plan import Node, Plan, check_fits, finalists, make_plan
 from orchestrator.record import Record
 from orchestrator.schedulers import make_scheduler
 from orchestrator.signals import Stop, stop_on_signals
 from orchestrator.states import State
-from orchestrator.study import Study
+from orchestrator.study import BUILTIN, Study
 from orchestrator.studyfile import change_study
 from orchestrator.tracker.follower import HURRIED_SECONDS, Follower, warm_up
 
@@ -81,7 +82,7 @@ def run_study(study: Study, runs: Runs, display: Display) -> Outcome:
             with open_journal(folder) as journal:
                 if journal.record.uid:
                     raise FolderBusy(f"another run of '{folder.name}' has begun meanwhile", "run it again")
-                start = StudyStarted(uuid.uuid4().hex, study.to_plain(), len(plan.trials))
+                start = StudyStarted(uuid.uuid4().hex, study.to_plain(), len(plan.trials), data_digest=_digest(study))
                 return _Session(plan, folder, runs, journal, stop).run(start, display)
 
 
@@ -109,7 +110,7 @@ def resume_study(
             plan = make_plan(study, nodes)
             if len(nodes) > 1:
                 visibility.check(runs, study.data, cluster.on_every_node)
-            start = StudyResumed(study.to_plain(), len(plan.trials))
+            start = StudyResumed(study.to_plain(), len(plan.trials), data_digest=_digest(study))
             return _Session(plan, folder, runs, journal, stop, retry).run(start, display)
 
 
@@ -166,7 +167,7 @@ class _Session:
             trouble = error
             raise
         finally:
-            if notify is not None and (why := notify.deliver(results.notice(self._record, name, trouble))):
+            if notify is not None and (why := notify.deliver(standings.notice(self._record, name, trouble))):
                 display.warn(f"nobody was notified by {notify}: {why}", "correct notify in the study for the next time")
 
     def _work(self, start: StudyStarted | StudyResumed, display: Display) -> Outcome:
@@ -216,7 +217,7 @@ class _Session:
         else:
             state, reason = State.FINISHED, None
         self._end_open_trials(f"the study stopped: {reason or 'nothing could go on'}")
-        self._end(results.end_state(self._record) if state is State.FINISHED else state, reason)
+        self._end(standings.end_state(self._record) if state is State.FINISHED else state, reason)
 
     def _end_open_trials(self, reason: str) -> None:
         left = [trial for trial in self._record.trials.values() if not trial.state.is_over]
@@ -227,7 +228,7 @@ class _Session:
         """The verdict, the page, the last line of the journal: who reads that finds the page."""
         from orchestrator.report.page import write_report  # matplotlib: not before a study is known to be right
 
-        concluded = results.verdict(self._record)
+        concluded = standings.verdict(self._record)
         verdict = {"support": concluded.support.value, "sentence": concluded.sentence}
         ended = StudyEnded(state, verdict, reason)
         after = replace(self._record)
@@ -245,6 +246,13 @@ class _Session:
             f"the disk of {self._folder.root} is full; what was journaled before is kept",
             f"make room, then: orchestrator resume {self._folder.name}",
         )
+
+
+def _digest(study: Study) -> str:
+    """What tells a study's data from other data: of built-in data who draws it, nothing where none is read."""
+    if study.data is None:
+        return f"{study.task}-{__version__}" if study.data_name == BUILTIN else ""
+    return digest_of(study.data)
 
 
 def _check_can_start(study: Study, runs: Runs) -> None:

@@ -162,6 +162,7 @@ class Record:
     state: State = State.PENDING
     reason: str | None = None
     verdict: Mapping[str, str] | None = None
+    data_digests: list[str] = field(default_factory=list)  # what its sessions found, each once; without any: no data
     trials: dict[str, TrialRecord] = field(default_factory=dict)
     sessions: int = 0  # how many drivers have worked on it
     seconds: float = 0.0  # the time of the sessions that are over
@@ -238,6 +239,8 @@ class Record:
                     trial.state, trial.cause, trial.reason = State.PENDING, Cause.LOST, "the study's process died"
         self.study, self.planned, self.version = event.study, event.trials, event.version
         self._metric = event.study["search"]["metric"]
+        if event.data_digest and event.data_digest not in self.data_digests:
+            self.data_digests.append(event.data_digest)
         self.state, self.reason, self.ended, self.verdict = State.RUNNING, None, None, None
         self.session_began = event.at
         self.sessions += 1

@@ -84,18 +84,33 @@ def change_study(record: Record, overrides: Sequence[str]) -> Study:
     return _with_data_checked(study)
 
 
+def imagined(record: Record, overrides: Sequence[str]) -> Study:
+    """The study of a record with ``key=value`` changes, to reason about and not to run: its data may be gone."""
+    raw = _plain(record) | {"data": BUILTIN, "finalists": None}
+    sources = Sources(None, {})
+    for override in overrides:
+        apply(raw, override, sources)
+    return _built(raw, sources)
+
+
 def _journaled(record: Record) -> Study:
+    raw = _plain(record)
+    if (data := raw.get("data", BUILTIN)) not in (BUILTIN, NO_DATA) and not is_url(data) and not Path(data).exists():
+        hint = "put it back, or start a new study: orchestrator run STUDY data=PATH name=NEW"
+        raise StudyError(f"its data is no longer at {data}", hint=hint)
+    return _built(raw, Sources(None, {}))
+
+
+def _plain(record: Record) -> dict[str, Any]:
+    """The journal's study as `build` reads it."""
     if not record.study:
         hint = "start it again: orchestrator run STUDY"
         raise StudyError("the journal holds no study: it ended before it began", hint=hint)
     raw = copy.deepcopy(dict(record.study))
-    if (data := raw.get("data", BUILTIN)) not in (BUILTIN, NO_DATA) and not is_url(data) and not Path(data).exists():
-        hint = "put it back, or start a new study: orchestrator run STUDY data=PATH name=NEW"
-        raise StudyError(f"its data is no longer at {data}", hint=hint)
     scheduler = raw["search"].get("scheduler", {"kind": "none"})
     used = ("kind", *SchedulerKind(scheduler["kind"]).keys)  # journals of version 1 have more
     raw["search"]["scheduler"] = {key: value for key, value in scheduler.items() if key in used}
-    return _built(raw, Sources(None, {}))
+    return raw
 
 
 def _changed(study: Study, override: str, record: Record, sources: Sources) -> Study:

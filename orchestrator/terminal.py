@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator import results
+from orchestrator import standings
 from orchestrator.folder import StudyFolder
 from orchestrator.health.findings import Finding, Level
 from orchestrator.plan import Plan
@@ -116,7 +116,7 @@ class LiveStudy:
             console.print(f"[red]{trial.id} failed:[/] {escape(trial.reason or '')}", soft_wrap=_SOFT)
             console.print(f"  log: {escape(str(self._folder.trial(trial.id).log))}", style="dim", soft_wrap=True)
         elif self._live is None:
-            metric, _ = results.metric_of(self._record)
+            metric, _ = standings.metric_of(self._record)
             console.print(
                 f"{len(self._said)}/{self._plan.size} {trial.id} {trial.state} {metric}={_number(trial.value(metric))}"
             )
@@ -128,7 +128,7 @@ class LiveStudy:
 
     def _table(self) -> Group:
         record = self._record
-        metric, _ = results.metric_of(record)
+        metric, _ = standings.metric_of(record)
         shown = [t for t in record.trials.values() if t.state is State.RUNNING]
         over = sorted((t for t in record.trials.values() if t.state.is_over), key=lambda t: t.ended or 0)
         room = max(3, console.size.height - len(shown) - 8)
@@ -144,7 +144,7 @@ class LiveStudy:
             table.add_row(trial.id, state, str(trial.steps), _number(trial.value(metric)), row_end)
         total, new, elapsed = self._plan.size, len(self._said) - self._before, time.monotonic() - self._began
         left = f", about {_duration(elapsed / new * (total - len(over)))} left" if new >= 2 else ""
-        best = results.best_so_far(record)
+        best = standings.best_so_far(record)
         waiting = len(record.trials) - len(over) - len(shown)
         wait = f", {waiting} wait" if waiting else ""
         line = f"{len(over)}/{total} trials done{wait}, {_duration(elapsed)}{left}; best {metric} {_number(best)}"
@@ -208,8 +208,8 @@ class Downloads:
 
 
 def print_leaderboard(record: Record, limit: int | None = None) -> None:
-    entries = results.leaderboard(record)
-    metric, _ = results.metric_of(record)
+    entries = standings.leaderboard(record)
+    metric, _ = standings.metric_of(record)
     table = Table(box=None, pad_edge=False, header_style="bold")
     table.add_column("rank", justify="right")
     seeds = any(entry.seeds for entry in entries)
@@ -238,7 +238,7 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
 
 def print_trials(record: Record) -> None:
     """Every trial of a study: its state, how far it came, its result, and why it ended."""
-    metric, _ = results.metric_of(record)
+    metric, _ = standings.metric_of(record)
     print_table(
         ["trial", "state", "step", metric, "seconds", "node", "reason", "parameters"],
         [

@@ -13,10 +13,11 @@ MACHINERY = {"ray", "mlflow", "yaml", "orchestrator", "typer", "rich", "optuna"}
 # the other processes of one trial, its tasks.
 ROOMS = {
     "ray": {"cluster", "trials", "machines.jobserver", "trial.ranks", "trial.pool"},
-    "mlflow": {"tracker.tracking"},
+    "mlflow": {"tracker.tracking", "tracker.models"},
     "yaml": {"yamlfile"},
     "rich": {"terminal"},
-    "typer": {"cli", "cli_cluster", "cli_data", "cli_help", "cli_look"},
+    "typer": {"cli", "cli_cluster", "cli_data", "cli_help", "cli_insight", "cli_look"},
+    "pandas": {"notebook"},
     "fsspec": {"objectstore.storage"},
     "optuna": {"search"},
     "urllib.request": {"web", "health.trackercheck"},  # the latter is sent to machines that have nothing else

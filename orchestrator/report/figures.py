@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from orchestrator import finalists, results
+from orchestrator import finalists, standings
 from orchestrator.record import Record, TrialRecord
 from orchestrator.report.drawing import colour, of_trials
 from orchestrator.report.rungs import Arrival, Outcome
@@ -38,7 +38,7 @@ _OUTCOMES = {Outcome.WENT_ON: "c0", Outcome.STOPPED: "cut", Outcome.TOOK_OVER: "
 
 def curves(record: Record) -> Figure | None:
     """The metric by step: the best in colour, what was pruned or failed pale in the colour of its end."""
-    metric, _ = results.metric_of(record)
+    metric, _ = standings.metric_of(record)
     shown = [trial for trial in _by_rank(record) if len(trial.curve)][:MOST_LINES]
     if not shown or max(len(trial.curve) for trial in shown) < 2:
         return None
@@ -76,7 +76,7 @@ def curves(record: Record) -> Figure | None:
 
 def values(record: Record) -> Figure | None:
     """Of trials without curves: each one's value, in the order in which they began, and the best up to there."""
-    metric, goal = results.metric_of(record)
+    metric, goal = standings.metric_of(record)
     trials = [trial for trial in record.trials.values() if trial.of is None]
     all_values = [(index, _value(trial, metric), trial) for index, trial in enumerate(trials)]
     found = [(index, value, trial) for index, value, trial in all_values if value is not None]
@@ -101,7 +101,7 @@ def seeds(record: Record) -> Figure | None:
     groups = (finalists.groups(record) or finalists.repeats(record))[:20]
     if not groups:
         return None
-    metric, _ = results.metric_of(record)
+    metric, _ = standings.metric_of(record)
     figure, axes = _one(0.9 + 0.3 * len(groups))
     for row, group in enumerate(groups):
         axes.plot([group.low, group.high], [row, row], color=colour("c0"), linewidth=2.2)
@@ -213,7 +213,7 @@ def _one(height: float) -> tuple[Figure, Axes]:
 
 
 def _by_rank(record: Record) -> list[TrialRecord]:
-    order = [entry.trial for entry in results.leaderboard(record) if entry.trial in record.trials]
+    order = [entry.trial for entry in standings.leaderboard(record) if entry.trial in record.trials]
     return [record.trials[trial] for trial in order]
 
 
@@ -239,7 +239,7 @@ def _keep_to_most(axes: Axes, seen: Sequence[float], record: Record) -> None:
     finite = np.asarray([value for value in seen if math.isfinite(value)])
     if not finite.size:
         return
-    _, goal = results.metric_of(record)
+    _, goal = standings.metric_of(record)
     low, high = float(finite.min()), float(finite.max())
     most, least = np.quantile(finite, [0.97, 0.03])
     reach = 2 * (most - least)

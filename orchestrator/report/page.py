@@ -17,7 +17,7 @@ from typing import Any
 from matplotlib.figure import Figure
 from PIL import Image
 
-from orchestrator import results, yamlfile
+from orchestrator import standings, yamlfile
 from orchestrator.folder import StudyFolder, inside
 from orchestrator.record import Record
 from orchestrator.report import drawing, figures, tables, use
@@ -99,7 +99,7 @@ def _made(section: Section) -> str:
 
 
 def _sections(record: Record, folder: StudyFolder, environment: Mapping[str, Any], drawn: _Drawn) -> Iterator[Section]:
-    metric, _ = results.metric_of(record)
+    metric, _ = standings.metric_of(record)
     judged = cache(lambda: importance(record))
     yield Section(f"Leaderboard by {metric}", "leaderboard", lambda: _leaderboard(record, drawn))
     yield Section("Learning curves", "learning-curves", lambda: _curves(record, drawn))
@@ -122,7 +122,7 @@ def _leaderboard(record: Record, drawn: _Drawn) -> str:
 
 @drawing.style()
 def _curves(record: Record, drawn: _Drawn) -> str:
-    metric, _ = results.metric_of(record)
+    metric, _ = standings.metric_of(record)
     with_curves = sum(bool(len(trial.curve)) for trial in record.trials.values() if trial.of is None)
     said = f"All {with_curves} trials that reported; point at one to follow it through the page."
     if with_curves > figures.MOST_LINES:
@@ -132,7 +132,7 @@ def _curves(record: Record, drawn: _Drawn) -> str:
 
 @drawing.style()
 def _values(record: Record, drawn: _Drawn) -> str:
-    metric, _ = results.metric_of(record)
+    metric, _ = standings.metric_of(record)
     return drawn.html("values", f"{metric} by trial", figures.values(record))
 
 
@@ -158,7 +158,7 @@ def _importance(record: Record, found: Importance | None, drawn: _Drawn) -> str:
 
 @drawing.style()
 def _rungs(record: Record, drawn: _Drawn) -> str:
-    came, (metric, _) = arrivals(record), results.metric_of(record)
+    came, (metric, _) = arrivals(record), standings.metric_of(record)
     figure = figures.rungs(came, use.Clock(record.started, use.bars(record)), metric, record)
     said = "Each point is a trial as it came to a rung, a step at which the scheduler compares."
     return tables.rungs(came, record) + drawn.html("rungs", "Rungs over time", figure, said) if came else ""
@@ -174,7 +174,7 @@ def _cluster(record: Record, drawn: _Drawn) -> str:
 
 def _of_task(record: Record, folder: StudyFolder, drawn: _Drawn) -> str:
     """What the task draws of all trials."""
-    pictures = {name: drawing.png(figure, tight=True) for name, figure in results.figures(record).items()}
+    pictures = {name: drawing.png(figure, tight=True) for name, figure in standings.figures(record).items()}
     for name in pictures:
         inside(folder.figures, f"{name}.png")
     drawn.pngs |= pictures
@@ -182,7 +182,7 @@ def _of_task(record: Record, folder: StudyFolder, drawn: _Drawn) -> str:
 
 
 def _of_best(record: Record, folder: StudyFolder) -> str:
-    best = results.best(record)
+    best = standings.best(record)
     if best is None:
         return ""
     place = folder.trial(best.id)

@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from orchestrator import results
+from orchestrator import standings
 from orchestrator.record import Record, TrialRecord
 from orchestrator.report.drawing import RAMP, colour, of_trials
 from orchestrator.report.figures import MOST_LINES, WIDTH, crowding
@@ -35,7 +35,7 @@ class Axis:
 
 def parallel(record: Record, shares: Mapping[str, float]) -> Figure | None:
     """Lines are the darker the better; those without a value are red. With many parameters, the most important."""
-    metric, goal = results.metric_of(record)
+    metric, goal = standings.metric_of(record)
     space = record.study["search"]["space"]
     names = sorted(space, key=lambda name: -shares.get(name, 0.0))[:MOST_AXES]
     trials = [trial for trial in record.trials.values() if trial.of is None]

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from orchestrator import results
+from orchestrator import standings
 from orchestrator.folder import StudyFolder
 from orchestrator.record import Record, TrialRecord
 from orchestrator.report import use
@@ -49,7 +49,7 @@ def data(record: Record) -> str:
 def facts(record: Record, environment: Mapping[str, Any]) -> str:
     """What ran where on what."""
     study, search = record.study, record.study["search"]
-    metric, goal = results.metric_of(record)
+    metric, goal = standings.metric_of(record)
     counts = ", ".join(f"{n} {state.lower()}" for state in State if (n := record.count(state)))
     again = sum(trial.of is not None for trial in record.trials.values())
     scheduler = dict(search["scheduler"])
@@ -73,11 +73,11 @@ def facts(record: Record, environment: Mapping[str, Any]) -> str:
 
 
 def leaderboard(record: Record) -> str:
-    entries = results.leaderboard(record)
+    entries = standings.leaderboard(record)
     if not entries:
         return "<p>No trial has begun.</p>"
     names = list(dict.fromkeys(name for entry in entries for name in entry.params))
-    metric, _ = results.metric_of(record)
+    metric, _ = standings.metric_of(record)
     with_interval = any(entry.interval for entry in entries)
     with_seeds = any(entry.seeds for entry in entries)
     heads = ["rank", "trial", "state", metric, *["95 % interval"] * with_interval, *["seeds"] * with_seeds, *names]
@@ -110,7 +110,7 @@ def leaderboard(record: Record) -> str:
 
 def rungs(arrivals: Sequence[Arrival], record: Record) -> str:
     """What happened at each rung, in numbers."""
-    metric, goal = results.metric_of(record)
+    metric, goal = standings.metric_of(record)
     outcomes = [outcome for outcome in Outcome if any(arrival.outcome is outcome for arrival in arrivals)]
     head = "".join(f"<th class='n'>{text(h)}</th>" for h in ("step", "came", *outcomes, f"best {metric}"))
     rows = []

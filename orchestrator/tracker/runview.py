@@ -6,6 +6,7 @@ pieces, and where one driver took over from another, makes no difference to what
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections import defaultdict
@@ -14,12 +15,13 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from orchestrator import results
+from orchestrator import standings
 from orchestrator.events import (
     Event,
     ItemsDone,
     Mutated,
     Reported,
+    Sampled,
     StudyEnded,
     StudyResumed,
     StudyStarted,
@@ -32,6 +34,7 @@ from orchestrator.events import (
 from orchestrator.record import MapRecord, Record, TrialRecord
 from orchestrator.states import State
 
+NOTE = "mlflow.note.content"  # what the UI shows as a run's description
 STUDY = ""  # stands for the study's own run where a trial's id stands for a trial's
 # What is longer than the tracker takes for one value is cut here and whole in the journal.
 _MAX_KEY = 250
@@ -88,9 +91,11 @@ class View:
             case Reported():
                 update.metrics += self._sent[id].report(event)
             case TrialStarted():
-                update.params = {name: str(value)[:_MAX_PARAM] for name, value in event.params.items()}
+                update.params = self._params(event)
                 update.tag({"state": State.RUNNING, "seed": event.seed})
                 update.tag({"finalist.of": event.of} if event.of else {})
+            case Sampled():
+                update.metrics += self._sent[id].sample(event)
             case TrialPlaced():
                 update.tag({"node": event.node})
             case TrialContinued():
@@ -113,6 +118,14 @@ class View:
             case StudyEnded():
                 self._study_end(update, event)
 
+    def _params(self, event: TrialStarted) -> dict[str, str]:
+        """Those that the study searches: a run's columns are then what tells it from the others.
+
+        A run of the study's defaults, for which nothing was chosen, shows what the others are compared with.
+        """
+        names = event.searched or [name for name in self.record.study["search"]["space"] if name in event.params]
+        return {name: str(event.params[name])[:_MAX_PARAM] for name in names}
+
     def _trial_end(self, update: Update, event: TrialInterrupted | TrialEnded, reason: str | None) -> None:
         """A trial that is over, or waits: then its run stays open."""
         state = self.record.trials[event.trial].state
@@ -129,13 +142,13 @@ class View:
             "task": study["task"],
             "data": "built-in" if data == "builtin" else data,
             "state": State.RUNNING,
-            "mlflow.note.content": f"**{study['question']}**\n\n{self.record.planned} trials planned.",
+            NOTE: note(self.record, None, {}),
             **{f"inputs.{pin['study']}": f"{len(pin['trials'])} trials" for pin in pinned_inputs(self.record)},
         } | ({"sessions": self.record.sessions, "reason": ""} if self.record.sessions > 1 else {})
 
     def _study_end(self, update: Update, event: StudyEnded) -> None:
         """The counts and the best numbers, a step a session: a study that is resumed ends again."""
-        best, at, step = results.best(self.record), millis(event.at), self.record.sessions - 1
+        best, at, step = standings.best(self.record), millis(event.at), self.record.sessions - 1
         over = [state for state in State if state.is_over]
         update.metrics += [(f"trials/{state.lower()}", self.record.count(state), at, step) for state in over]
         if best is not None:
@@ -154,6 +167,7 @@ class _Sent:
         self._step = 0
         self._highest: Mapping[str, float] = {}  # what was reported at that step
         self._more: set[tuple[str, int]] = set()  # final metrics and mutations
+        self._samples = 0
 
     def report(self, event: Reported) -> Iterator[Value]:
         """Its metrics, unless an attempt before has been there: a trial that goes on may repeat steps."""
@@ -186,6 +200,12 @@ class _Sent:
         yield from self._once(f"map/{event.map}/items", done.items, event.at, 0)
         yield from self._once(f"map/{event.map}/seconds", done.seconds, event.at, 0)
 
+    def sample(self, event: Sampled) -> Iterator[Value]:
+        """What its process used, as the series of the UI's page for system metrics; its steps count the looks."""
+        self._samples += 1
+        for name, value in event.usage.items():
+            yield _key(f"system/{name}"), value, millis(event.at), self._samples
+
     def _once(self, key: str, value: float, at: float, step: int) -> Iterator[Value]:
         if (key, step) not in self._more:
             self._more.add((key, step))
@@ -197,25 +217,68 @@ def pinned_inputs(record: Record) -> Sequence[Mapping[str, Any]]:
     return (record.study.get("inputs") or {}).get("pinned", ())
 
 
-def trial_name(trial: TrialRecord) -> str:
-    """The id and the first two searched values: enough to tell runs apart in a list, short enough for a title."""
+def trial_name(trial: TrialRecord, folder: str, study: str) -> str:
+    """The id and the first two searched values: enough to tell runs apart in a list, short enough for a title.
+
+    A study that is run again shares its experiment with the first: its trials say whose they are (``dogs-2/t0003 …``).
+    """
     chosen = " ".join(f"{name}={_short(value)}" for name, value in list(trial.chosen.items())[:2])
-    return f"{trial.id} {chosen}".strip()[:100]
+    return f"{'' if folder == study else f'{folder}/'}{trial.id} {chosen}".strip()[:100]
 
 
-def note(record: Record, best: TrialRecord | None, link: str) -> str:
-    """The study's run in words, once it is over; ``link`` leads to the best trial's run."""
+def note(record: Record, best: TrialRecord | None, links: Mapping[str, str]) -> str:
+    """The study's run in Markdown: question, verdict, the best trial, what was fixed, and ``links``, text → address.
+
+    The link called ``best`` leads to the best trial's run.
+    """
     study, verdict = record.study, record.verdict
-    lines = [f"**{study['question']}**", ""]
+    lines = [f"### {study['question']}", ""]
+    if verdict:
+        lines += [f"**Verdict: {verdict['support']}.** {verdict['sentence']}", ""]
+    elif not record.state.is_over:
+        lines += [f"Under way: {record.planned} trials planned.", ""]
     if study["data"] == "builtin":
         lines += ["Ran on the task's **built-in data**, not on real data.", ""]
-    if verdict:
-        lines += [f"Verdict: *{verdict['support']}* — {verdict['sentence']}", ""]
     if best is not None:
-        metric, _ = results.metric_of(record)
+        metric, _ = standings.metric_of(record)
         chosen = ", ".join(f"{name} = {_short(value)}" for name, value in best.chosen.items())
-        lines += [f"Best: [{best.id}]({link}) with {metric} {best.value(metric):.4g}" + (f" ({chosen})" * bool(chosen))]
+        lines += [
+            f"**Best:** [{best.id}]({links['best']}) with {metric} {best.value(metric):.4g}"
+            + (f" ({chosen})" if chosen else ""),
+            "",
+        ]
+    shown = [f"[{text}]({address})" for text, address in links.items() if text != "best"]
+    lines += [" · ".join(shown), ""] if shown else []
+    search, fixed = study["search"], {k: v for k, v in study["params"].items() if k not in study["search"]["space"]}
+    lines += [f"Search: {search['algorithm']}, scheduler {search['scheduler']['kind']}, seed {study['seed']}."]
+    if fixed:
+        lines += ["", "Fixed: " + ", ".join(f"{name} = {_short(value)}" for name, value in fixed.items())]
     return "\n".join(lines)[:_MAX_TAG]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Data that a study reads, as the tracker lists it: ``source`` is where it is, of this ``kind``."""
+
+    name: str
+    digest: str
+    kind: str
+    source: Mapping[str, str]
+
+
+def datasets(record: Record) -> list[Dataset]:
+    """The study's data, as its sessions found it, and the trials of earlier studies that it reads."""
+    task, (data, _, _) = record.study["task"], record.study["data"].partition("#")
+    if data == "builtin":
+        name, kind, source = f"built-in {task}", "code", {"task": task}
+    else:
+        name, source = data.rstrip("/").rpartition("/")[2], {"uri": data}
+        kind = data.partition("://")[0] if "://" in data else "local"
+    found = [Dataset(name, digest[-36:], kind, source) for digest in record.data_digests]
+    for pin in pinned_inputs(record):
+        trials = hashlib.sha256(" ".join([pin["uid"], *pin["trials"]]).encode()).hexdigest()[:16]
+        found.append(Dataset(f"trials of {pin['study']}", trials, "study", {"study": pin["study"], "uid": pin["uid"]}))
+    return found
 
 
 def millis(at: float) -> int:

@@ -1,4 +1,4 @@
-"""Journal → MLflow: the only importer of ``mlflow``.
+"""Journal → MLflow: with `models`, the only importer of ``mlflow``.
 
 A `Projection` turns journal events into runs: one for the study, one nested in it for each trial. Every run carries the
 study's uid and the trial's id as tags, so a projection started anew finds the runs that exist and goes on with them;
@@ -10,30 +10,39 @@ from __future__ import annotations
 
 import contextlib
 import getpass
+import json
 import logging
 import os
 import tempfile
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from orchestrator import registry, results
+from orchestrator import registry, standings
 from orchestrator.errors import EnvironmentProblem
 from orchestrator.events import Event, StudyStarted
 from orchestrator.folder import Runs, StudyFolder
-from orchestrator.record import Record, TrialRecord
-from orchestrator.tracker import uploads
-from orchestrator.tracker.runview import STUDY, Status, Update, View, millis, note, pinned_inputs, trial_name
-from tasks import serving
+from orchestrator.record import Record
+from orchestrator.tracker import models, uploads
+from orchestrator.tracker.runview import (
+    NOTE,
+    STUDY,
+    Status,
+    Update,
+    View,
+    datasets,
+    millis,
+    note,
+    pinned_inputs,
+    trial_name,
+)
 
 _CURSOR = "orchestrator.journal"  # on the study's run: the journal up to this byte has arrived
 _UID = "orchestrator.study"
 _TRIAL = "orchestrator.trial"
 _PARENT = "mlflow.parentRunId"
-_NOTE = "mlflow.note.content"  # what the UI shows as a run's description
 _CLOCKS_SECONDS = 1.0  # what the clocks of two machines may differ by
 
 # MLflow would send a POST whose answer was lost again, and a run created twice is two runs. Whoever calls us tries
@@ -195,8 +204,10 @@ class Projection:
         """All that is new of one run: at most one request to create it, one for the values, one to end it."""
         if trial == STUDY and update.status is not None and update.status.end is not None:
             update.tag(self._study_end_tags())
-        if trial == STUDY and _NOTE in update.tags:
+        if trial == STUDY and NOTE in update.tags:
             self._link_inputs(update)
+        if trial == STUDY and update.sessions:
+            self._log_inputs(self._runs[STUDY].id)
         if trial not in self._runs:
             self._create_trial(trial, update)
         run = self._runs[trial]
@@ -210,7 +221,8 @@ class Projection:
     def _create_trial(self, id: str, update: Update) -> None:
         trial = self._view.record.trials[id]
         tags = {_PARENT: self._runs[STUDY].id, _UID: self._view.record.uid, _TRIAL: id}
-        self._create(id, trial_name(trial), trial.started, tags | update.tags)
+        name = trial_name(trial, self._folder.name, self._view.record.study["name"])
+        self._create(id, name, trial.started, tags | update.tags)
         update.tags = {}
 
     def _create(self, trial: str, name: str, started: float, tags: dict[str, str]) -> None:
@@ -247,13 +259,16 @@ class Projection:
         if update.traceback:
             self._client.log_text(run, update.traceback, "traceback.txt")
 
-    def _study_end_tags(self) -> dict[str, str]:
-        best = results.best(self._view.record)
-        if best is None:
-            return {_NOTE: note(self._view.record, None, "")}
-        run = self._runs[best.id].id
-        link = f"#/experiments/{self._experiment}/runs/{run}"
-        return {_NOTE: note(self._view.record, best, link), "best_run": run}
+    def _study_end_tags(self, more: Mapping[str, str] | None = None) -> dict[str, str]:
+        """The study's description, with links to what it led to, and which run is the best."""
+        record, best = self._view.record, standings.best(self._view.record)
+        home, links = f"#/experiments/{self._experiment}/runs", dict[str, str]()
+        if best is not None:
+            links["best"] = f"{home}/{self._runs[best.id].id}"
+        if self._folder.report.exists():
+            links["report"] = f"{home}/{self._runs[STUDY].id}/artifacts/{self._folder.report.name}"
+        tags = {NOTE: note(record, best, {**links, **(more or {})})}
+        return tags | ({"best_run": self._runs[best.id].id} if best is not None else {})
 
     def _link_inputs(self, update: Update) -> None:
         """From the study's run to those of the earlier studies that it reads, where this tracker has them."""
@@ -263,14 +278,26 @@ class Projection:
             for run in self._client.search_runs(experiments, wanted, max_results=1):
                 update.tags[f"inputs.{pin['study']}"] = run.info.run_id
                 where = f"#/experiments/{run.info.experiment_id}/runs/{run.info.run_id}"
-                update.tags[_NOTE] += f"\n\nReads what {len(pin['trials'])} trials of [{pin['study']}]({where}) left."
+                update.tags[NOTE] += f"\n\nReads what {len(pin['trials'])} trials of [{pin['study']}]({where}) left."
+
+    def _log_inputs(self, run: str) -> None:
+        """The data that the study reads, on a run; what is there already stays as it is."""
+        from mlflow.entities import Dataset, DatasetInput, InputTag
+
+        context = InputTag("mlflow.data.context", "input")
+        inputs = [
+            DatasetInput(Dataset(each.name, each.digest, each.kind, json.dumps(each.source)), [context])
+            for each in datasets(self._view.record)
+        ]
+        if inputs:
+            self._client.log_inputs(run, inputs)
 
     # -------------------------------------------------------------------------------------------------------- model
 
     def log_model(self) -> None:
-        """The best trial's model as an MLflow model of its run, once the study is over; once for each best trial."""
+        """The best trial's model, logged with its run and registered, once the study is over: see `models`."""
         record = self._view.record
-        best = results.best(record) if record.state.is_over else None
+        best = standings.best(record) if record.state.is_over else None
         if best is None:
             return
         try:
@@ -278,41 +305,18 @@ class Projection:
             if model is None:
                 return
             run = self._runs[best.id].id
-            uri = self._client.get_run(run).data.tags.get("model") or self._log_model(run, best, model)
-            self._client.set_tag(self._runs[STUDY].id, "model", uri)
+            uri = self._client.get_run(run).data.tags.get("model")
+            if uri is None:
+                with _quiet():
+                    uri = models.log(self._client, self._experiment, run, self._folder, record, best, model)
+            name, version = models.register(self._client, self._folder.name, record, best, run, uri)
+            self._log_inputs(run)
+            links = {f"model {name}, version {version}": f"#/models/{name}/versions/{version}"}
+            said = Update(tags=self._study_end_tags(links) | {"model": uri})
+            self._link_inputs(said)
+            self._log(self._runs[STUDY].id, said, said.tags)
         except Exception as error:  # a task's own export may fail in any way; the rest is tracked already
             raise EnvironmentProblem(f"the model of {best.id} was not logged: {_first_line(error)}") from error
-
-    def _log_model(self, run: str, best: TrialRecord, model: Any) -> str:
-        import mlflow
-        from mlflow.entities import LoggedModelOutput
-        from mlflow.models import infer_signature
-
-        self._folder.model.mkdir(exist_ok=True)
-        self._folder.obtain(self._folder.trial(best.id).artifacts)
-        example = model.export(self._folder.trial(best.id).artifacts, self._folder.model)
-        serving.mark(self._folder.model, self._view.record.study["task"])
-        answer = serving.load(self._folder.model).predict(example)
-        requirements = [f"{name}=={metadata.version(name)}" for name in model.packages]
-        with tempfile.TemporaryDirectory() as scratch, _quiet():
-            target = Path(scratch) / "model"
-            mlflow.pyfunc.save_model(
-                str(target),
-                loader_module="tasks.serving",
-                data_path=str(self._folder.model),
-                code_paths=[str(Path(serving.__file__).parent)],
-                signature=infer_signature(example, answer),
-                input_example=example,
-                pip_requirements=requirements,
-            )
-            begun = self._client.search_logged_models([self._experiment], f"source_run_id = '{run}'")
-            logged = begun[0] if begun else self._client.create_logged_model(self._experiment, "best", run)
-            self._client.log_model_artifacts(logged.model_id, str(target))
-        self._client.finalize_logged_model(logged.model_id, "READY")
-        self._client.log_outputs(run, [LoggedModelOutput(logged.model_id, step=best.steps)])
-        uri = f"models:/{logged.model_id}"
-        self._client.set_tag(run, "model", uri)
-        return uri
 
 
 def run_ids(record: Record, runs: Runs) -> dict[str, str]:

@@ -26,7 +26,17 @@ import numpy as np
 
 from orchestrator import chain, failures, registry
 from orchestrator.errors import DataProblem, StorageProblem
-from orchestrator.events import Cause, Event, ItemsDone, Reported, Saved, TrialEnded, TrialInterrupted, TrialPlaced
+from orchestrator.events import (
+    Cause,
+    Event,
+    ItemsDone,
+    Reported,
+    Sampled,
+    Saved,
+    TrialEnded,
+    TrialInterrupted,
+    TrialPlaced,
+)  # fmt: skip
 from orchestrator.folder import TrialFolder
 from orchestrator.objectstore import data, trialfiles
 from orchestrator.redaction import redacted
@@ -37,6 +47,7 @@ from orchestrator.trial.jobs import Executor, InProcess
 from orchestrator.trial.logs import log_to
 from orchestrator.trial.maps import MapFailed
 from orchestrator.trial.memory import forget_peak, free_memory, gpu_peak, peak_bytes
+from orchestrator.trial.sampling import Sampler
 from orchestrator.trial.spec import TrialSpec
 from tasks.api import InputError
 
@@ -57,6 +68,7 @@ class Attempt:
         self._handed: list[Event] = []  # what `next` gave out last: it counts once `next` is called again
         self._change = threading.Condition()
         self._over = self._stopping = self._leaving = False
+        self._sampler = Sampler()
         self._thread = threading.Thread(target=self._run, name=spec.id, daemon=True)
         forget_peak()
 
@@ -80,6 +92,9 @@ class Attempt:
                 self._change.wait_for(lambda: self._over or len(self._events) >= _MOST_GATHERED, _GATHER_SECONDS)
             self._handed, self._events = self._events, []
             self._change.notify_all()
+        ends = bool(self._handed) and isinstance(self._handed[-1], TrialEnded | TrialInterrupted)
+        if usage := self._sampler.look(ends):
+            self._handed.insert(0, Sampled(self.spec.id, usage))  # first: nothing counts behind an end
         return self._handed
 
     def uncertain(self) -> list[Reported]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import mlflow
 
-from orchestrator.events import ItemsDone, MapStarted, Mutated, Reported, TrialEnded, TrialStarted
+from orchestrator.events import ItemsDone, MapStarted, Mutated, Reported, Sampled, TrialEnded, TrialStarted
 from orchestrator.folder import StudyFolder
 from orchestrator.journal import read
 from orchestrator.record import Record
@@ -51,7 +51,7 @@ def check(record: Record, journal_path: Path, tracking_uri: str) -> None:
     _check_study(client, runs, record, folder)
     for trial in record.trials.values():
         run = runs[trial.id]
-        assert run.data.params == {name: str(value)[:6000] for name, value in trial.params.items()}, trial.id
+        assert run.data.params == {name: str(value)[:6000] for name, value in trial.chosen.items()}, trial.id
         _check_state(run, trial)
         _check_tags(run, trial, parent=runs[""].info.run_id)
         assert history(client, run) == expected.get(trial.id, {}), trial.id
@@ -77,6 +77,7 @@ def expected_metrics(journal_path: Path) -> dict[str, dict[tuple[str, int], Any]
     expected: dict[str, dict[tuple[str, int], Any]] = {}
     top: dict[str, tuple[int, Mapping[str, float]]] = {}
     searched: dict[str, tuple[str, ...]] = {}
+    looks: dict[str, int] = {}
     maps: dict[tuple[str, str], list[Any]] = {}  # items, how many are done, seconds
     for event, _ in read(journal_path):
         id = getattr(event, "trial", "")
@@ -87,6 +88,9 @@ def expected_metrics(journal_path: Path) -> dict[str, dict[tuple[str, int], Any]
             top[id] = event.step, event.metrics
             for key, value in event.metrics.items():
                 values.setdefault((key, event.step), _plain(value))
+        elif isinstance(event, Sampled):
+            looks[id] = looks.get(id, 0) + 1
+            values.update({(f"system/{key}", looks[id]): _plain(value) for key, value in event.usage.items()})
         elif isinstance(event, Mutated):
             for key in searched[id]:
                 if isinstance(event.params.get(key), int | float):

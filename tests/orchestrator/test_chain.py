@@ -114,7 +114,7 @@ def test_an_earlier_study_that_was_replaced_is_not_read(first):
 
 def test_a_grid_repeats_its_points_on_the_same_seeds(runs):
     from orchestrator.launch import local_node
-    from orchestrator.results import leaderboard
+    from orchestrator.standings import leaderboard
 
     search = {"algorithm": "grid", "seeds": 3, "space": {"x": {"choice": [0.0, 0.4]}}}
     plan = make_plan(build({"task": "toy", "search": search}), [local_node()])

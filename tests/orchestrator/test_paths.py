@@ -93,7 +93,7 @@ def test_a_figure_of_the_study_stays_in_its_folder(runs, monkeypatch):
     record = load_record(folder.journal)
     for name in ("../../evil", "/tmp/evil", ".."):
         monkeypatch.setattr(
-            "orchestrator.results.figures", lambda record, name=name: {name: Figure(), "good": Figure()}
+            "orchestrator.standings.figures", lambda record, name=name: {name: Figure(), "good": Figure()}
         )
         write_report(record, folder)
         page = folder.report.read_text()

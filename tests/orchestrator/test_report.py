@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from lab import session
 from schedulersim import Sim, params_of, pbt
 
-from orchestrator import results
+from orchestrator import standings
 from orchestrator.events import Reported, StudyEnded, StudyStarted, TrialEnded, TrialPlaced, TrialStarted
 from orchestrator.folder import StudyFolder
 from orchestrator.journal import load_record
@@ -54,7 +54,7 @@ def record_of(trials=12, steps=4, ends=lambda index: State.FINISHED, value=None,
 
 
 def end(record, state=State.FINISHED):
-    concluded = results.verdict(record)
+    concluded = standings.verdict(record)
     record.apply(StudyEnded(state, {"support": concluded.support, "sentence": concluded.sentence}, at=record.at + 1))
     return record
 

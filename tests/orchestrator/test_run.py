@@ -13,7 +13,7 @@ import pytest
 from conftest import run_toy
 from running import Bench, left_behind
 
-from orchestrator import results
+from orchestrator import standings
 from orchestrator.folder import Runs
 from orchestrator.journal import load_record
 from orchestrator.states import State
@@ -59,7 +59,7 @@ def test_each_trial_ends_as_it_should(trials):
 
 
 def test_what_diverged_loses_to_every_finite_trial_and_still_shows(moods):
-    board = results.leaderboard(moods[1].record)
+    board = standings.leaderboard(moods[1].record)
     assert len(board) == len(MOODS)
     assert board[0].params == {"mood": "well"}
     assert all(entry.value is None for entry in board[1:])

@@ -32,7 +32,7 @@ from orchestrator.tracker.runview import View
 from orchestrator.tracker.tracking import Projection
 
 STUDY = build({"task": "toy", "search": {"trials": 1}}).to_plain()
-TRIAL = "t0000 p0=0"
+TRIAL = "t0000 p0=0 p1=1"
 
 
 @pytest.fixture
@@ -45,13 +45,14 @@ def folder(runs) -> StudyFolder:
     return StudyFolder(runs.root / "toy")
 
 
-def events_of(metrics=2, params=2, steps=3):
+def events_of(metrics=2, params=2, steps=3, searched=2):
     reports = [
         Reported("t0000", s, {f"m{i}": float(s + i) for i in range(metrics)}, at=3.0 + s) for s in range(1, steps + 1)
     ]
+    chosen = {f"p{i}": i for i in range(params)}
     return [
         StudyStarted("uid", STUDY, 1, at=1.0),
-        TrialStarted("t0000", 5, {f"p{i}": i for i in range(params)}, ("p0",), at=2.0),
+        TrialStarted("t0000", 5, chosen | {"fixed": 1}, tuple(chosen)[:searched], at=2.0),
         TrialPlaced("t0000", "host", 1, at=2.5),
         *reports,
         TrialEnded("t0000", State.FINISHED, metrics={"loss": 0.5, "m0": float(steps)}, at=90.0),
@@ -84,7 +85,7 @@ def content(client):
 
 
 def test_more_values_than_one_request_takes_all_arrive(runs: Runs, folder, client):
-    projection_of(folder, runs).send(events_of(metrics=700, params=230, steps=3))
+    projection_of(folder, runs).send(events_of(metrics=700, params=230, steps=3, searched=230))
     trial = content(client)[TRIAL]
     assert len(trial[2]) == 230
     assert len(trial[4]) == 3 * 700 + 1  # and the final loss; the final m0 was reported already

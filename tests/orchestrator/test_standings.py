@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from orchestrator import results
+from orchestrator import standings
 from orchestrator.events import Cause
 from orchestrator.record import Record, TrialRecord
 from orchestrator.states import State
@@ -31,7 +31,7 @@ def run_again(record, of, *values):
 
 
 def order(record):
-    return [entry.trial for entry in results.leaderboard(record)]
+    return [entry.trial for entry in standings.leaderboard(record)]
 
 
 @pytest.mark.parametrize(
@@ -40,9 +40,9 @@ def order(record):
 def test_the_goal_says_which_end_is_first(goal, best_first):
     record = record_of(goal, (State.FINISHED, 1.0), (State.FINISHED, 3.0), (State.FINISHED, 2.0))
     assert order(record) == best_first
-    assert results.best(record).id == best_first[0]
-    assert results.best_so_far(record) == (3.0 if goal == "max" else 1.0)
-    assert results.leaderboard(record)[1].interval == (1.0, 3.0)
+    assert standings.best(record).id == best_first[0]
+    assert standings.best_so_far(record) == (3.0 if goal == "max" else 1.0)
+    assert standings.leaderboard(record)[1].interval == (1.0, 3.0)
 
 
 def test_finished_trials_stand_before_pruned_ones_and_those_without_a_result_last():
@@ -55,25 +55,25 @@ def test_finished_trials_stand_before_pruned_ones_and_those_without_a_result_las
         (State.FAILED, None),
     )
     assert order(record) == ["t0002", "t0001", "t0003", "t0000", "t0004"]
-    assert [entry.value for entry in results.leaderboard(record)] == [1.0, 9.0, 5.0, None, None]
+    assert [entry.value for entry in standings.leaderboard(record)] == [1.0, 9.0, 5.0, None, None]
 
 
 def test_without_a_finished_trial_there_is_no_best():
     record = record_of("max", (State.PRUNED, 9.0), (State.FAILED, math.nan))
-    assert results.best(record) is None
-    assert "nothing to conclude" in results.verdict(record).sentence
-    assert results.end_state(record) is State.FINISHED
-    assert results.end_state(record_of("max", (State.FAILED, None))) is State.FAILED
+    assert standings.best(record) is None
+    assert "nothing to conclude" in standings.verdict(record).sentence
+    assert standings.end_state(record) is State.FINISHED
+    assert standings.end_state(record_of("max", (State.FAILED, None))) is State.FAILED
 
 
 def test_more_failures_than_allowed_fail_the_study():
     record = record_of("max", (State.FINISHED, 1.0), (State.FAILED, None), (State.FAILED, None))
     record.study["failures"] = {"max_failures": 2}
-    assert results.end_state(record) is State.FINISHED
+    assert standings.end_state(record) is State.FINISHED
     record.study["failures"]["max_failures"] = 1
-    assert results.end_state(record) is State.FAILED
+    assert standings.end_state(record) is State.FAILED
     record.study["failures"]["max_failures"] = None
-    assert results.end_state(record) is State.FINISHED
+    assert standings.end_state(record) is State.FINISHED
 
 
 def test_a_trial_that_waits_to_go_on_is_ranked_by_what_it_reported():
@@ -87,48 +87,50 @@ def test_finalists_stand_above_all_others_by_their_mean_over_fresh_seeds():
     run_again(record, "t0000", 4.0, 6.0)  # it was lucky
     run_again(record, "t0001", 6.0, 7.0)
     run_again(record, "defaults", 1.0, 2.0)
-    board = results.leaderboard(record)
+    board = standings.leaderboard(record)
     assert [e.trial for e in board] == ["t0001", "t0000", "defaults", "t0002", "t0003"]
     assert [e.rank for e in board] == [1, 2, 3, 4, 5]
     assert [(e.value, e.seeds) for e in board] == [(6.5, 2), (5.0, 2), (1.5, 2), (7.0, None), (9.9, None)]
     assert board[0].interval == pytest.approx((6.5 - 12.7062 / 2, 6.5 + 12.7062 / 2), rel=1e-4)  # t(0.975, 1) s/√2
     assert (board[2].params, board[2].state) == ({}, State.FINISHED)
-    assert results.best(record).id == "t0001"
-    assert results.best_so_far(record) == 9.9
+    assert standings.best(record).id == "t0001"
+    assert standings.best_so_far(record) == 9.9
 
 
 def test_where_the_defaults_win_the_best_is_the_first_of_their_runs():
     record = record_of("min", (State.FINISHED, 1.0))
     run_again(record, "t0000", 4.0, 6.0)
     run_again(record, "defaults", 1.0, 2.0)
-    assert results.best(record).id == "defaults-s0"
+    assert standings.best(record).id == "defaults-s0"
 
 
 def test_one_run_of_a_finalist_is_no_mean_yet():
     record = record_of("max", (State.FINISHED, 9.0), (State.FINISHED, 8.0))
     run_again(record, "t0001", 50.0)
     assert order(record) == ["t0000", "t0001"]
-    assert results.leaderboard(record)[0].seeds is None
+    assert standings.leaderboard(record)[0].seeds is None
 
 
 def test_finalists_give_the_verdict_once_two_can_be_compared():
     record = record_of("max", (State.FINISHED, 9.0), (State.FAILED, None), (State.FINISHED, 9.5))
     run_again(record, "t0000", 40.0, 60.0, 50.0)
-    assert results.verdict(record).sentence == "t0002 leads with m 9.5"  # of the search: a run again is no trial of it
+    assert (
+        standings.verdict(record).sentence == "t0002 leads with m 9.5"
+    )  # of the search: a run again is no trial of it
     run_again(record, "defaults", 10.0, 31.0, 20.0)
-    assert results.verdict(record).support is Support.SUPPORTED
-    assert "t0000 leads with a mean m of 50" in results.verdict(record).sentence
+    assert standings.verdict(record).support is Support.SUPPORTED
+    assert "t0000 leads with a mean m of 50" in standings.verdict(record).sentence
 
 
 def test_the_summary_counts_runs_of_finalists_as_they_come():
     record = record_of("max", (State.FINISHED, 9.0), (State.RUNNING, 1.0))
-    assert [results.summary(record, "toy")[key] for key in ("trials", "done", "best")] == [2, 1, 9.0]
+    assert [standings.summary(record, "toy")[key] for key in ("trials", "done", "best")] == [2, 1, 9.0]
     run_again(record, "t0000", 40.0)
-    assert [results.summary(record, "toy")[key] for key in ("trials", "done", "best")] == [3, 2, 9.0]
+    assert [standings.summary(record, "toy")[key] for key in ("trials", "done", "best")] == [3, 2, 9.0]
 
 
 def test_the_time_of_a_trial_leaves_out_the_pauses_between_its_attempts():
     record = record_of("max", (State.FINISHED, 9.0), (State.FINISHED, 8.0), (State.FINISHED, 7.0))
     for trial, seconds in zip(record.trials.values(), (5.0, 6.0, 7.0), strict=True):
         trial.ended, trial.seconds = 1e6, seconds
-    assert results.seconds_per_trial(record) == 6.0
+    assert standings.seconds_per_trial(record) == 6.0
