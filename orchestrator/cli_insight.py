@@ -6,22 +6,29 @@ from typing import Annotated, Any
 
 import typer
 
-from orchestrator import terminal
+from orchestrator import completion, terminal
 from orchestrator.cli_cluster import AsJson, elsewhere
+from orchestrator.cli_look import RunName
 from orchestrator.folder import Runs
 
 app = typer.Typer(rich_markup_mode=None)
 
-Thing = Annotated[str, typer.Argument(help="A study that has run, or one of its trials: STUDY/TRIAL.")]
-Another = Annotated[str, typer.Argument(help="Another one, or the other of two trials: STUDY/TRIAL.")]
+Thing = Annotated[
+    str,
+    typer.Argument(help="A study that has run, or one of its trials: STUDY/TRIAL.", autocompletion=completion.results),
+]
+Another = Annotated[
+    str,
+    typer.Argument(help="Another one, or the other of two trials: STUDY/TRIAL.", autocompletion=completion.results),
+]
 
 
 @app.command()
 @elsewhere
 def compare(a: Thing, b: Another, as_json: AsJson = False) -> None:
-    """Show in what two studies or two trials differ, and whether their results do beyond chance.
+    """Show in what two studies or trials differ.
 
-    For example: orchestrator compare dogs/t0003 dogs/t0007
+    Parameters, code, data, environment and results; and whether the results differ beyond chance.
     """
     from orchestrator import comparison
 
@@ -43,7 +50,7 @@ def compare(a: Thing, b: Another, as_json: AsJson = False) -> None:
 @app.command()
 @elsewhere
 def simulate(
-    study: Annotated[str, typer.Argument(metavar="STUDY", help="The name of a study that has run.")],
+    study: RunName,
     scheduler: Annotated[
         str | None, typer.Option(help="As in a study file: asha, '{median: {grace: 3}}'. The study's own unless given.")
     ] = None,
@@ -51,9 +58,9 @@ def simulate(
     hours: Annotated[float | None, typer.Option(min=0, help="Only what it finds within so many hours.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Say what a study would have found and cost under another scheduler or budget, by its own journal.
+    """Replay a study under another scheduler or budget.
 
-    For example: orchestrator simulate dogs --scheduler '{asha: {grace: 2, reduction: 4}}'
+    Says, by the study's own journal, what it would have found and cost, and what cannot be known.
     """
     from orchestrator import journal, simulation
     from orchestrator.record import replay

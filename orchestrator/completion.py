@@ -54,6 +54,15 @@ def trials(ctx: Any, incomplete: str) -> Offer:
 
 
 @_quietly
+def results(ctx: Any, incomplete: str) -> Offer:
+    """Studies that have run and, once one is typed with a slash, its trials."""
+    study, slash, _ = incomplete.rpartition("/")
+    if not slash:
+        return runs(ctx, incomplete)
+    return sorted(f"{study}/{path.name}" for path in (Runs.default().root / study / "trials").iterdir())
+
+
+@_quietly
 def overrides(ctx: Any, incomplete: str) -> Offer:
     """``key=value`` of what is plain in the study that stands before them, as it is: whole words, to be changed."""
     name = ctx.params["study"]

@@ -12,7 +12,6 @@ import threading
 import pytest
 from conftest import QuietDisplay
 from lab import session, work
-from orchestrator.standings import notice
 
 from orchestrator import cluster, launch, notification, trials, yamlfile
 from orchestrator.errors import StudyError, UserError
@@ -20,6 +19,7 @@ from orchestrator.journal import load_record
 from orchestrator.notification import Notify
 from orchestrator.plan import Node
 from orchestrator.redaction import redacted_words, without_paths
+from orchestrator.standings import notice
 from orchestrator.studyfile import build, change_study, load_study
 
 FACTS = {"text": "it is over", "study": "s", "state": "FINISHED"}
