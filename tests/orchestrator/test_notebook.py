@@ -32,7 +32,7 @@ def test_a_study_from_its_name_to_its_table_and_figures(runs, capsys):
     ran = orchestrator.run(toy, runs=runs.root)
     assert "3 trials" in capsys.readouterr().out
     assert (ran.name, ran.state) == ("toy", "FINISHED")
-    assert ran.verdict.startswith("undecided: ")
+    assert ran.verdict.startswith("supported: t000")
 
     again = orchestrator.results("toy", runs.root)
     table = again.to_pandas()
