@@ -57,6 +57,8 @@ def test_studies_that_ran_and_their_trials(offered, runs):
         assert offered(f"{name} ") == ["first", "second"]
     assert offered("logs second t") == ["t0000", "t0001"]
     assert offered("retry first t0001") == ["t0001"]
+    assert offered("compare first s") == ["second"]
+    assert offered("compare first/t0000 second/") == ["second/t0000", "second/t0001"]
 
 
 def test_keys_with_what_they_are_now(offered, runs):
