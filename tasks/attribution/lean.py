@@ -43,13 +43,13 @@ def _batch_norm(
     learns = training or any(each is not None and each.requires_grad for each in (weight, bias))
     if learns or mean is None or variance is None:
         return functional.batch_norm(x, mean, variance, weight, bias, training, momentum, eps)
-    return _Normalised.apply(x, mean, variance, weight, bias, eps)  # type: ignore[no-any-return]
+    return _Normalised.apply(x, mean, variance, weight, bias, eps)
 
 
 def _hardtanh(x: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Tensor:
     if not inplace:
         return functional.hardtanh(x, min_val, max_val)
-    return _Clamped.apply(x, min_val, max_val)  # type: ignore[no-any-return]
+    return _Clamped.apply(x, min_val, max_val)
 
 
 def _relu6(x: Tensor, inplace: bool = False) -> Tensor:
@@ -73,8 +73,8 @@ class _Normalised(torch.autograd.Function):
         return functional.batch_norm(x, mean, variance, weight, bias, eps=eps)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (gradient,), (scale,) = gradients, ctx.saved_tensors
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (scale,) = ctx.saved_tensors
         return gradient * scale.view(-1, *[1] * (gradient.dim() - 2)), None, None, None, None, None
 
 
@@ -89,6 +89,6 @@ class _Clamped(torch.autograd.Function):
         return x
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        (gradient,), (result,) = gradients, ctx.saved_tensors
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+        (result,) = ctx.saved_tensors
         return torch.ops.aten.hardtanh_backward(gradient, result, *ctx.bounds), None, None
