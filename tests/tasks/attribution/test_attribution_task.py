@@ -140,16 +140,13 @@ def test_an_input_without_a_classifier_is_told(dogs, tmp_path):
         run(tmp_path, dogs, inputs=chained(tmp_path / "nothing"))
 
 
-@pytest.mark.parametrize(
-    ("change", "told"),
-    [({"backbone": "test_vit"}, "no weights of the test_vit that"), ({"hidden": 7}, "no weights of the glu head that")],
-)
-def test_a_checkpoint_of_another_architecture_is_told(trained, dogs, tmp_path, change, told):
+@pytest.mark.parametrize("change", [{"backbone": "test_vit"}, {"hidden": 7}])
+def test_a_checkpoint_of_another_architecture_is_told(trained, dogs, tmp_path, change):
     folder = tmp_path / "model"
     shutil.copytree(trained / "model", folder)
     about = json.loads((folder / "model.json").read_text())
     (folder / "model.json").write_text(json.dumps(about | change))
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match="no weights of the glu head that"):
         run(tmp_path, dogs, inputs=chained(tmp_path))
 
 
