@@ -18,6 +18,7 @@ from scipy.stats import rankdata
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d, interpolate
 
+from tasks.api import InputError
 from tasks.attribution.baselines import blurred
 
 Model = Callable[[Tensor], Tensor]
@@ -40,9 +41,15 @@ def insertion_deletion(
     """Probability of the target (n, steps + 1) while squares are put in, and while they are painted over.
 
     ``ranks`` (n, squares): what is greatest goes first. A curve's area (`area`) is its mean over the share of squares.
+    Raises `InputError` where the ranks are of photos of another size.
     """
     _, _, height, width = photos.shape
     rows, columns = -(-height // patch), -(-width // patch)
+    if ranks.shape != (len(photos), rows * columns):
+        raise InputError(
+            f"{len(photos)} photos of {height} × {width} px have {rows * columns} squares of {patch} px each, the "
+            f"ranks are {tuple(ranks.shape)}: maps of photos of another size?"
+        )
     shares = torch.linspace(0, 1, steps + 1, device=photos.device)[:, None] * ranks.shape[1]
     curves = torch.empty(2, len(photos), steps + 1, dtype=torch.float64)
     for k, photo in enumerate(photos):  # photo by photo: what shares a batch with it is its own

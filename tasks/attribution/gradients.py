@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from tasks.api import InputError
+from tasks.attribution.lean import LeanBackward
 
 Score = Callable[[Tensor, Tensor], Tensor]
 """``(rows (r, …), items (r,)) -> (r,)``: each row's score; ``items`` says which of the explained things a row is of."""
@@ -54,7 +55,8 @@ class Gradients:
         values, gradients = [], []
         for part, index in zip(rows.split(self.max_rows), items.split(self.max_rows), strict=True):
             leaf = part.detach().requires_grad_()
-            value = self.score(leaf, index)
+            with LeanBackward():
+                value = self.score(leaf, index)
             (gradient,) = torch.autograd.grad(value.sum(), leaf)
             values.append(_finite(value.detach(), index, "score"))
             gradients.append(_finite(gradient, index, "gradient of the score"))

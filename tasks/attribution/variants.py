@@ -9,6 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from tasks.api import InputError
 from tasks.attribution.gradients import Gradients
 from tasks.attribution.integrated import Attribution, points
 
@@ -33,9 +34,14 @@ def expected_gradients(
     """The mean of (x − x̄)·∇F(x̄ + α(x − x̄)) over x̄ drawn from ``references`` (m, …) and α stratified over [0, 1].
 
     The change is F(x) less the mean score of the x̄ that were drawn. It is a Monte Carlo estimate: its gap shrinks like
-    the root of ``samples`` and is stated, not driven down.
+    the root of ``samples`` and is stated, not driven down. Raises `InputError` for references of another size.
     """
     n = len(inputs)
+    if len(references) == 0 or references.shape[1:] != inputs.shape[1:]:
+        raise InputError(
+            f"inputs are {tuple(inputs.shape)} and references {tuple(references.shape)}: one or more of the inputs' "
+            "size are needed"
+        )
     drawn = torch.randint(len(references), (n, samples), generator=generator)
     alphas = (torch.arange(samples) + torch.rand(n, samples, generator=generator)) / samples
     maps, change = torch.zeros_like(inputs), torch.zeros(n, dtype=torch.float64, device=inputs.device)

@@ -74,20 +74,23 @@ class Classifier:
 
 
 def trained_classifier(artifacts: Path) -> Classifier:
-    """What a trial of the task dogs left in its artifacts. Raises `InputError` where there is no model."""
+    """What a trial of the task dogs left in its artifacts.
+
+    Raises `InputError` where there is no model, or weights of another architecture than it names.
+    """
     folder = artifacts / "model"
     if not (folder / "model.json").is_file() or not (folder / "trained.safetensors").is_file():
         raise InputError(f"{folder} holds no trained classifier (model.json and trained.safetensors of the task dogs)")
     about = json.loads((folder / "model.json").read_text())
     tensors = load_file(folder / "trained.safetensors")
     backbone = load_backbone(about["backbone"], about["weights"])
-    backbone.net.load_state_dict({**backbone.net.state_dict(), **_below("backbone", tensors)})
+    _fill(backbone.net, {**backbone.net.state_dict(), **_below("backbone", tensors)}, about["backbone"], folder)
     own = _below("head", tensors)
     head = Head(
         about["head"], backbone.features, len(about["classes"]), about["hidden"], about["dropout"],
         auxiliary="auxiliary.weight" in own, centres="centres" in own,
     )  # fmt: skip
-    head.load_state_dict(own)
+    _fill(head, own, f"{about['head']} head", folder)
     model = PhotoScores(
         backbone.net, head, backbone.mean, backbone.std, about["views"], _below("scaling", tensors) or None,
         about.get("alpha", 1.0),
@@ -110,6 +113,17 @@ def imagenet_classifier(name: str, weights: str, resolution: int) -> Classifier:
     info = timm.data.ImageNetInfo() if net.num_classes == 1000 else None
     classes = [info.index_to_description(i).split(",")[0] if info else str(i) for i in range(net.num_classes)]
     return Classifier(_frozen(model), tuple(classes), resolution)
+
+
+def _fill(module: nn.Module, tensors: dict[str, Tensor], name: str, folder: Path) -> None:
+    """Load all of a module's tensors. Raises `InputError` where they are another architecture's."""
+    try:
+        module.load_state_dict(tensors)
+    except RuntimeError as error:
+        raise InputError(
+            f"{folder}: trained.safetensors holds no weights of the {name} that model.json names: "
+            f"{str(error).splitlines()[1].strip()} Give both files as one trial of dogs left them"
+        ) from error
 
 
 def _frozen(model: PhotoScores) -> PhotoScores:

@@ -128,6 +128,16 @@ def test_squares_may_stick_out():
     assert deletion[:, 0] == pytest.approx(whole.numpy(), abs=1e-6)
 
 
+def test_ranks_and_references_of_photos_of_another_size_are_refused():
+    with pytest.raises(InputError, match=r"2 photos of 32 × 32 px have 16 squares of 8 px each, the .* are \(2, 9\)"):
+        insertion_deletion(Corner(), PHOTOS, torch.tensor([1, 0]), torch.zeros(2, 9), 8)
+    score = Gradients(lambda rows, _: rows.flatten(1).sum(1))
+    with pytest.raises(InputError, match=r"inputs are \(2, 3, 32, 32\) and references \(5, 3, 16, 16\)"):
+        expected_gradients(score, PHOTOS, torch.zeros(5, 3, 16, 16), 4, generator())
+    with pytest.raises(InputError, match=r"references \(0, 3, 32, 32\): one or more"):
+        expected_gradients(score, PHOTOS, PHOTOS[:0], 4, generator())
+
+
 def test_area_and_bootstrap():
     assert area(np.array([[0.0, 1.0], [1.0, 1.0]])).tolist() == [0.5, 1.0]
     values = np.random.default_rng(0).normal(3, 2, 400)

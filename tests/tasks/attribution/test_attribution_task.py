@@ -140,6 +140,16 @@ def test_an_input_without_a_classifier_is_told(dogs, tmp_path):
         run(tmp_path, dogs, inputs=chained(tmp_path / "nothing"))
 
 
+@pytest.mark.parametrize("change", [{"backbone": "test_vit"}, {"hidden": 7}])
+def test_a_checkpoint_of_another_architecture_is_told(trained, dogs, tmp_path, change):
+    folder = tmp_path / "model"
+    shutil.copytree(trained / "model", folder)
+    about = json.loads((folder / "model.json").read_text())
+    (folder / "model.json").write_text(json.dumps(about | change))
+    with pytest.raises(InputError, match="no weights of the glu head that"):
+        run(tmp_path, dogs, inputs=chained(tmp_path))
+
+
 def test_photos_that_cannot_be_read_are_left_out_and_counted(tmp_path, capsys):
     drawn.write(tmp_path / "data", {"train": 2, "val": 2}, drawn.BREEDS[:2])
     broken = tmp_path / "data" / "val" / drawn.BREEDS[0].name / "000.jpg"
