@@ -86,11 +86,12 @@ class _Pass:
     def __init__(self, energy: MlpEnergy, x: Tensor) -> None:
         self._energy, self._x = energy, x
         self._weights = [layer.weight for layer in energy.layers]
-        self.before, self._turn = energy.embed(x)
-        self.inputs, self.slopes = [self.before], []
+        embedded, self._turn = energy.embed(x)
+        self.inputs, self.slopes = [embedded], []
+        one, less = x.new_ones(()), x.new_full((), SLOPE)  # of x's own precision
         for layer in energy.layers[:-1]:
             hidden = torch.addmm(layer.bias, self.inputs[-1], layer.weight.t())
-            self.slopes.append(torch.where(hidden > 0, 1.0, SLOPE).to(hidden.dtype))
+            self.slopes.append(torch.where(hidden > 0, one, less))
             self.inputs.append(hidden.mul_(self.slopes[-1]))
         last = energy.layers[-1]
         self.values = torch.addmm(last.bias, self.inputs[-1], last.weight.t()).squeeze(1)
@@ -100,7 +101,7 @@ class _Pass:
 
     def gradient(self) -> Tensor:
         """∇ₓU, and `deltas` on the way: δ_l of each hidden layer, (n, width)."""
-        delta = self.slopes[-1] * self._weights[-1] if self.slopes else self._weights[-1].expand(len(self._x), -1)
+        delta = self.slopes[-1] * self._weights[-1]
         for at in range(len(self.slopes) - 1, -1, -1):
             self.deltas[at] = delta
             delta = delta @ self._weights[at]

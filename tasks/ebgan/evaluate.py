@@ -28,7 +28,11 @@ class Evaluator:
         self._inception = inception.load(params.inception, device) if params.inception else None
 
     def measure(self, networks: Networks, step: int, n: int) -> tuple[dict[str, float], Tensor]:
-        """Metrics on n samples, and the samples (of anomaly detection, the generator's)."""
+        """Metrics on n samples, and the samples: the generator's alone where there are anomalies to be found.
+
+        Leaves ``networks`` in the mode of evaluation, in which looking at them changes nothing.
+        """
+        networks.eval()
         random = torch.Generator(self._device).manual_seed((self._seed * 1_000_003 + step) % (1 << 63))
         z = torch.randn(n, self._params.latent, generator=random, device=self._device)
         own = generate(networks.average, z)
@@ -46,7 +50,7 @@ class Evaluator:
             found["classifier/accuracy"] = self._classifier.accuracy
         if self._problem.toy is not None:
             energy = data_energy(networks.energy, self._params.temperature)
-            found["density/kl"] = metrics.density_kl(energy, self._problem.toy)
+            found["density/kl"] = metrics.density_kl(energy, self._problem.toy, self._device)
             if not self._problem.toy.is_modal:
                 found["kl"] = found["density/kl"]
         return found, full

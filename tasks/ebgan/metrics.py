@@ -50,10 +50,10 @@ def modes(x: Tensor, toy: Toy) -> dict[str, float]:
     return {"modes": float((counts > 0).sum()), "quality": quality, "kl_uniform": kl_uniform, "kl": kl}
 
 
-def density_kl(energy: Energy, toy: Toy) -> float:
+def density_kl(energy: Energy, toy: Toy, device: str = "cpu") -> float:
     """KL(truth ‖ e^{−U}/Z) on a grid over ±extent, nats; Z is the grid's own sum."""
     axis = (torch.arange(_CELLS) + 0.5) / _CELLS * 2 * toy.extent - toy.extent
-    points = torch.cartesian_prod(axis, axis)
+    points = torch.cartesian_prod(axis, axis).to(device)
     truth = toy.log_density(points).double()
     ours = -torch.cat([energy(block)[0] for block in points.split(1 << 16)]).double()
     truth, ours = truth - truth.logsumexp(0), ours - ours.logsumexp(0)

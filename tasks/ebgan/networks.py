@@ -169,7 +169,8 @@ def _seeing(params: EbganParams, shape: tuple[int, ...]) -> nn.Module:
     energy = PictureEnergy(shape[0], shape[1], params.channels, params.spectral_norm)
     *body, last = energy.body
     assert isinstance(last, nn.Linear)
-    return nn.Sequential(*body, nn.Linear(last.in_features, 4 * params.generator_width), nn.LeakyReLU(SLOPE))
+    wrap = spectral_norm if params.spectral_norm else _as_is
+    return nn.Sequential(*body, wrap(nn.Linear(last.in_features, 4 * params.generator_width)), nn.LeakyReLU(SLOPE))
 
 
 def _linears(inputs: int, width: int, depth: int, outputs: int, spectral: bool) -> Iterator[nn.Module]:

@@ -35,11 +35,6 @@ def mnist(folder: Path) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return pictures, labels, test, test_labels
 
 
-def stack(pictures: Tensor, which: Tensor) -> Tensor:
-    """Three pictures (n, 1, s, s) as the channels of one: ``which`` (m, 3) → (m, 3, s, s)."""
-    return pictures[which].squeeze(2)
-
-
 def check_cifar(root: Path) -> None:
     """Raises `InputError` where there is neither a folder a class nor torchvision's copy."""
     if not (root / _BATCHES).is_dir():

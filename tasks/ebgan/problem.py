@@ -48,9 +48,14 @@ class Problem:
         if self.toy is not None:
             return self.toy.draw(n, generator)
         assert self.pool is not None
-        rows = torch.randint(len(self.pool), (n, 3) if self.stacked else (n,), generator=generator)
-        rows = rows.to(self.pool.device)
-        return self.pool[rows].squeeze(2) if self.stacked else self.pool[rows]
+        shape = (n, 3) if self.stacked else (n,)
+        rows = torch.randint(len(self.pool), shape, generator=generator, device=generator.device)
+        return stack(self.pool, rows) if self.stacked else self.pool[rows]
+
+
+def stack(pictures: Tensor, rows: Tensor) -> Tensor:
+    """Pictures (n, 1, s, s) as the channels of others: ``rows`` (m, 3) → (m, 3, s, s)."""
+    return pictures[rows].squeeze(2)
 
 
 def load(params: EbganParams, data: Path | None, device: str, seed: int) -> Problem:

@@ -34,27 +34,19 @@ def data_energy(energy: nn.Module, temperature: float) -> Energy:
 
 @torch.no_grad()
 def generate(network: nn.Module, z: Tensor) -> Tensor:
-    """G(z) in blocks, batch normalisation by its running statistics."""
-    was = network.training
-    network.eval()
-    found = torch.cat([network(block) for block in z.split(_BLOCK)])
-    network.train(was)
-    return found
+    """G(z) in blocks."""
+    return torch.cat([network(block) for block in z.split(_BLOCK)])
 
 
 def sample(params: EbganParams, networks: Networks, z: Tensor, generator: torch.Generator) -> tuple[Tensor, Chains]:
     """The full sampler: chains that begin at z (n, latent), or at its image; returns samples (n, …) and the chains."""
-    networks.eval()
     if params.chain_space == "latent":
         latent = Latent(networks.energy, networks.average, params.chain_prior, params.temperature)
         chains = _run(params, energy_of(latent, params.temperature), z, generator)
-        found = generate(networks.average, chains.x)
-    else:
-        start = generate(networks.average, z)
-        chains = _run(params, data_energy(networks.energy, params.temperature), start, generator)
-        found = chains.x
-    networks.train()
-    return found, chains
+        return generate(networks.average, chains.x), chains
+    start = generate(networks.average, z)
+    chains = _run(params, data_energy(networks.energy, params.temperature), start, generator)
+    return chains.x, chains
 
 
 def _run(params: EbganParams, energy: Energy, start: Tensor, generator: torch.Generator) -> Chains:

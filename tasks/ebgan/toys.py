@@ -35,8 +35,9 @@ class Toy:
 
     def draw(self, n: int, generator: torch.Generator) -> Tensor:
         """(n, 2) samples. Those of a curve are of the mixture over its nodes, whose density `log_density` is."""
-        which = torch.randint(len(self.centres), (n,), generator=generator)
-        return self.centres[which] + self.sigma * torch.randn(n, 2, generator=generator)
+        device = generator.device
+        which = torch.randint(len(self.centres), (n,), generator=generator, device=device)
+        return self.centres.to(device)[which] + self.sigma * torch.randn(n, 2, generator=generator, device=device)
 
     def log_density(self, x: Tensor) -> Tensor:
         """(n, 2) → ln p (n,), a block of rows at a time."""

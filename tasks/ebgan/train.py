@@ -102,6 +102,7 @@ class _Trainer:
     def advance(self, step: int) -> None:
         """Some energy steps, then a generator step."""
         params, n = self._params, self._params.batch_size
+        self.networks.train()
         self._updater.anneal(self._share(step))
         with torch.no_grad():  # G does not change between them: one pass makes the samples of all
             fake = self.networks.generator(self._noise(n * params.energy_steps))
@@ -109,7 +110,7 @@ class _Trainer:
             energy = data_energy(self.networks.energy, params.temperature)
             fake = langevin(energy, fake, params.negative_steps, params.negative_step, self._random).x
         for block in fake.split(n):
-            analysis = self._updater.analyse(self._problem.draw(n, self._random).to(self._device), block)
+            analysis = self._updater.analyse(self._problem.draw(n, self._random), block)
         self._seen = analysis, self._updater.sample(self._noise(n), self._noise(n))
         self.step = step
 

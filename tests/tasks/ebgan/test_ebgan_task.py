@@ -150,7 +150,7 @@ def test_stacked_digits_are_read_as_numbers(tmp_path, mnist, session_cache):
     x, y, test, labels = pictures.mnist(mnist)
     found = classifier.obtain(problem.Labelled(x, y, test, labels), tmp_path / "cache")
     rows = torch.tensor([[1, 2, 3], [9, 0, 4]])
-    assert found.classes(pictures.stack(x, rows)).tolist() == [123, 904]
+    assert found.classes(problem.stack(x, rows)).tolist() == [123, 904]
 
 
 def test_kdd_rows_enter_by_the_papers_protocol(kdd):
