@@ -77,7 +77,7 @@ def analysis_gradients(
 def energy_and_gradient(energy: MlpEnergy, x: Tensor) -> tuple[Tensor, Tensor]:
     """U (n,) and ∇ₓU (n, inputs) without autograd: what the Markov chains ask for."""
     passed = _Pass(energy, x)
-    return passed.values, passed.gradient()
+    return passed.values, passed.gradient(len(x))
 
 
 class _Pass:
@@ -99,19 +99,19 @@ class _Pass:
             self.values += 0.5 * energy.confinement * x.square().sum(1)
         self.deltas: list[Tensor] = [x] * len(self.slopes)
 
-    def gradient(self) -> Tensor:
-        """∇ₓU, and `deltas` on the way: δ_l of each hidden layer, (n, width)."""
+    def gradient(self, rows: int) -> Tensor:
+        """∇ₓU of the first rows, and on the way `deltas` of all: δ_l of each hidden layer, (n, width)."""
         delta = self.slopes[-1] * self._weights[-1]
         for at in range(len(self.slopes) - 1, -1, -1):
             self.deltas[at] = delta
-            delta = delta @ self._weights[at]
+            delta = delta @ self._weights[at] if at else delta[:rows] @ self._weights[0]
             if at:
                 delta *= self.slopes[at - 1]
         plain = self._energy.inputs
         gradient = delta[:, :plain] * self._energy.scale
         if self._turn is not None:
-            gradient = torch.addmm(gradient, delta[:, plain:] * self._turn, self._energy.basis)
-        return gradient + self._energy.confinement * self._x if self._energy.confinement else gradient
+            gradient = torch.addmm(gradient, delta[:, plain:] * self._turn[:rows], self._energy.basis)
+        return gradient + self._energy.confinement * self._x[:rows] if self._energy.confinement else gradient
 
     def tangent(self, direction: Tensor) -> Tensor:
         """The change of φ(x) along ``direction`` (m, inputs), for the first m samples."""
@@ -125,7 +125,7 @@ class _Pass:
 def _explicit(energy: MlpEnergy, real: Tensor, fake: Tensor, weight: float) -> Analysis:
     n = len(real)
     passed = _Pass(energy, torch.cat([real, fake]))
-    gradient = passed.gradient()[:n]
+    gradient = passed.gradient(n)
     sign = torch.full((2 * n, 1), 1 / n, dtype=real.dtype, device=real.device)
     sign[n:] = -1 / n
     tangent = passed.tangent(gradient * (2 * weight / n))

@@ -55,11 +55,11 @@ class Updater:
     def __init__(self, params: EbganParams, networks: Networks) -> None:
         self._params, self.networks = params, networks
         betas = (params.beta1, params.beta2)
-        self._analysis = torch.optim.Adam(networks.energy.parameters(), params.lr, betas, foreach=True)
+        self._analysis = torch.optim.Adam(networks.energy.parameters(), params.lr, betas, fused=True)
         played = [*networks.generator.parameters()]
         if networks.entropy is not None:
             played += networks.entropy.parameters()
-        self._sampling = torch.optim.Adam(played, params.generator_lr, betas, foreach=True)
+        self._sampling = torch.optim.Adam(played, params.generator_lr, betas, fused=True)
         self._weights = list(networks.generator.parameters())
         self._averaged = list(networks.average.parameters())
 
