@@ -75,7 +75,7 @@ TASK = Task(
         **_SAMPLED,
         "kl": _SAMPLED["kl"] + "; laws on a curve: density/kl",
         **{f"generator/{name}": f"{meaning}; of the generator alone" for name, meaning in _SAMPLED.items()},
-        "density/kl": "KL of the true density to e^{−U/T}/Z on a grid of 600 × 600, nats",
+        "density/kl": "KL of the true density to e^{−U/T}/Z on a grid, nats",
         "classifier/accuracy": "accuracy of the task's classifier on test pictures",
         "auprc": "area under precision and recall of the anomaly score (average precision)",
         "precision": "share of anomalies among what scores above the percentile `threshold`",

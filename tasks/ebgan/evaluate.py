@@ -49,8 +49,9 @@ class Evaluator:
         if self._classifier is not None:
             found["classifier/accuracy"] = self._classifier.accuracy
         if self._problem.toy is not None:
-            energy = data_energy(networks.energy, self._params.temperature)
-            found["density/kl"] = metrics.density_kl(energy, self._problem.toy, self._device)
+            found["density/kl"] = metrics.density_kl(
+                lambda x: networks.energy(x) / self._params.temperature, self._problem.toy, self._device
+            )
             if not self._problem.toy.is_modal:
                 found["kl"] = found["density/kl"]
         return found, full

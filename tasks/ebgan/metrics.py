@@ -9,8 +9,9 @@
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import scipy.linalg
@@ -18,13 +19,12 @@ import torch
 from sklearn.metrics import average_precision_score, precision_recall_fscore_support
 from torch import Tensor
 
-from tasks.ebgan.mcmc import Energy
-from tasks.ebgan.toys import Toy
+from tasks.ebgan.toys import Toy, make_toy
 
 REACH = 4
 """A sample is of high quality within that many standard deviations of a mode's centre."""
-_CELLS = 600
-"""Of the grid that densities are compared on, along each axis."""
+_FINE = 2.5
+"""Cells a standard deviation, of the grid that densities are compared on."""
 
 
 def kl_to_uniform(counts: Tensor) -> float:
@@ -50,14 +50,23 @@ def modes(x: Tensor, toy: Toy) -> dict[str, float]:
     return {"modes": float((counts > 0).sum()), "quality": quality, "kl_uniform": kl_uniform, "kl": kl}
 
 
-def density_kl(energy: Energy, toy: Toy, device: str = "cpu") -> float:
-    """KL(truth ‖ e^{−U}/Z) on a grid over ±extent, nats; Z is the grid's own sum."""
-    axis = (torch.arange(_CELLS) + 0.5) / _CELLS * 2 * toy.extent - toy.extent
-    points = torch.cartesian_prod(axis, axis).to(device)
+@torch.no_grad()
+def density_kl(energy: Callable[[Tensor], Tensor], toy: Toy, device: str = "cpu") -> float:
+    """KL(truth ‖ e^{−U}/Z) on a grid over ±extent, nats; Z is the grid's own sum. ``energy`` maps (n, 2) to (n,)."""
+    points, truth = _truth(toy.name, device)
+    ours = -torch.cat([energy(block) for block in points.split(1 << 16)]).double()
+    return float((truth.exp() * (truth - ours + ours.logsumexp(0))).sum())
+
+
+@functools.cache
+def _truth(name: str, device: str) -> tuple[Tensor, Tensor]:
+    """A law's grid (n, 2), and the logarithms of its shares there (n,)."""
+    toy = make_toy(name)
+    cells = math.ceil(2 * toy.extent * _FINE / toy.sigma)
+    axis = (torch.arange(cells) + 0.5) / cells * 2 * toy.extent - toy.extent
+    points = torch.cartesian_prod(axis, axis)
     truth = toy.log_density(points).double()
-    ours = -torch.cat([energy(block)[0] for block in points.split(1 << 16)]).double()
-    truth, ours = truth - truth.logsumexp(0), ours - ours.logsumexp(0)
-    return float((truth.exp() * (truth - ours)).sum())
+    return points.to(device), (truth - truth.logsumexp(0)).to(device)
 
 
 def frechet(ours: np.ndarray, theirs: np.ndarray) -> float:

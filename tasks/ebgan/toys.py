@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 NAMES = ("gaussians", "swissroll", "moons")
-_NODES = 2000
+_NODES = 400
 
 
 @dataclass(frozen=True)

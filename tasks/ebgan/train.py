@@ -168,13 +168,14 @@ class _Trainer:
     def _noise(self, n: int) -> Tensor:
         return torch.randn(n, self._params.latent, generator=self._random, device=self._device)
 
+    @torch.no_grad()
     def _frame(self, samples: Tensor) -> tuple[Tensor, Tensor | None]:
         """What is kept of a report to be drawn: samples, and in the plane the energy on a grid."""
         toy = self._problem.toy
         if toy is None:
             return samples[: _SHOWN // 8].cpu(), None
         axis = torch.linspace(-toy.extent, toy.extent, _GRID, device=self._device)
-        values, _ = data_energy(self.networks.energy, self._params.temperature)(torch.cartesian_prod(axis, axis))
+        values = self.networks.energy(torch.cartesian_prod(axis, axis)) / self._params.temperature
         return samples[:_SHOWN].cpu(), values.view(_GRID, _GRID).cpu()
 
 

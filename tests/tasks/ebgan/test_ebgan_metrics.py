@@ -22,7 +22,8 @@ def seeded(seed=0):
 @pytest.mark.parametrize("name", NAMES)
 def test_the_density_is_that_of_the_samples(name):
     """It sums to 1 over the plane, and gives squares the shares of samples that fall into them."""
-    toy, cells = make_toy(name), 720
+    toy = make_toy(name)
+    cells = 720 if toy.is_modal else 240
     axis = (torch.arange(cells) + 0.5) / cells * 2 * toy.extent - toy.extent
     area = (2 * toy.extent / cells) ** 2
     mass = toy.log_density(torch.cartesian_prod(axis, axis)).double().exp().view(8, cells // 8, 8, cells // 8) * area
@@ -59,8 +60,8 @@ def test_density_kl_of_wider_gaussians_is_known():
     """Modes far apart, twice as wide: ln 4 + ¼ − 1 in the plane."""
     toy = make_toy("gaussians")
     wide = Toy(toy.name, toy.centres, 2 * toy.sigma, toy.extent, is_modal=True)
-    assert density_kl(lambda x: (-toy.log_density(x), x), toy) == pytest.approx(0, abs=1e-6)
-    assert density_kl(lambda x: (-wide.log_density(x) + 7, x), toy) == pytest.approx(math.log(4) - 0.75, abs=5e-3)
+    assert density_kl(lambda x: -toy.log_density(x), toy) == pytest.approx(0, abs=1e-6)
+    assert density_kl(lambda x: -wide.log_density(x) + 7, toy) == pytest.approx(math.log(4) - 0.75, abs=5e-3)
 
 
 def test_frechet_against_the_matrix_root():
