@@ -85,15 +85,15 @@ class _Pass:
 
     def __init__(self, energy: MlpEnergy, x: Tensor) -> None:
         self._energy, self._x = energy, x
-        self._weights = [layer.weight for layer in energy.layers]
+        *hidden_layers, last = energy.linears()
+        self._weights = [layer.weight for layer in energy.linears()]
         embedded, self._turn = energy.embed(x)
         self.inputs, self.slopes = [embedded], []
         one, less = x.new_ones(()), x.new_full((), SLOPE)  # of x's own precision
-        for layer in energy.layers[:-1]:
+        for layer in hidden_layers:
             hidden = torch.addmm(layer.bias, self.inputs[-1], layer.weight.t())
             self.slopes.append(torch.where(hidden > 0, one, less))
             self.inputs.append(hidden.mul_(self.slopes[-1]))
-        last = energy.layers[-1]
         self.values = torch.addmm(last.bias, self.inputs[-1], last.weight.t()).squeeze(1)
         if energy.confinement:
             self.values += 0.5 * energy.confinement * x.square().sum(1)
@@ -129,7 +129,7 @@ def _explicit(energy: MlpEnergy, real: Tensor, fake: Tensor, weight: float) -> A
     sign = torch.full((2 * n, 1), 1 / n, dtype=real.dtype, device=real.device)
     sign[n:] = -1 / n
     tangent = passed.tangent(gradient * (2 * weight / n))
-    for at, layer in enumerate(energy.layers):
+    for at, layer in enumerate(energy.linears()):
         pulled = passed.inputs[at] * sign
         pulled[:n] += tangent
         if at < len(passed.slopes):

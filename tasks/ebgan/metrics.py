@@ -106,7 +106,8 @@ def prefixed(prefix: str, metrics: Mapping[str, float]) -> dict[str, float]:
 def _moments(features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The mean, and R with RᵀR the covariance."""
     mean = features.mean(0)
-    return mean, np.linalg.qr(features - mean, mode="r") / math.sqrt(len(features))
+    root: np.ndarray = np.linalg.qr(features - mean).R
+    return mean, root / math.sqrt(len(features))
 
 
 def _term(p: float, q: float) -> float:

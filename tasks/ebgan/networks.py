@@ -44,6 +44,10 @@ class MlpEnergy(nn.Module):
         self.register_buffer("phase", 2 * math.pi * torch.rand(features))
         self.layers = nn.ModuleList(_linears(inputs + features, width, depth, 1, spectral))
 
+    def linears(self) -> list[nn.Linear]:
+        """The layers, from the first on."""
+        return [layer for layer in self.layers if isinstance(layer, nn.Linear)]
+
     def embed(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
         """φ(x) (n, inputs + features), and the derivative of its cosines by Bx + b; None without any."""
         if not self.features:

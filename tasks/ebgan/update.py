@@ -8,6 +8,7 @@ there are two estimates: ``js``, E[−sp(−T(x, z))] − E[sp(T(x, z̃))] with 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -60,8 +61,8 @@ class Updater:
         if networks.entropy is not None:
             played += networks.entropy.parameters()
         self._sampling = torch.optim.Adam(played, params.generator_lr, betas, fused=True)
-        self._weights = list(networks.generator.parameters())
-        self._averaged = list(networks.average.parameters())
+        self._weights: list[Tensor] = list(networks.generator.parameters())
+        self._averaged: list[Tensor] = list(networks.average.parameters())
 
     def anneal(self, factor: float) -> None:
         """Set both learning rates to this share of what they began with."""
@@ -99,7 +100,7 @@ class Updater:
             "sampling": self._sampling.state_dict(),
         }  # fmt: skip
 
-    def load(self, state: dict[str, Any]) -> None:
+    def load(self, state: Mapping[str, Any]) -> None:
         """Weights and moments of a checkpoint; learning rates are those of ``params``."""
         self.networks.load_state_dict(state["networks"])
         for optimizer, kept in ((self._analysis, state["analysis"]), (self._sampling, state["sampling"])):
