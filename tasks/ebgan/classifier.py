@@ -15,7 +15,9 @@ from tasks.dogs.store import locked
 from tasks.ebgan.problem import Labelled
 
 FEATURES = 64
-_STEPS, _BATCH, _BLOCK = 1200, 128, 2048
+_BATCH, _BLOCK = 128, 2048
+_PASSES, _LEAST, _MOST = 30, 100, 1200
+"""Passes over the pictures, and the steps that these come to at least and at most."""
 
 
 @dataclass(frozen=True)
@@ -76,8 +78,9 @@ def _train(network: nn.Module, data: Labelled) -> None:
         else:
             parameter.data.zero_()
     optimizer = torch.optim.AdamW(network.parameters(), 3e-3)
-    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=_STEPS)
-    for _ in range(_STEPS):
+    steps = min(_MOST, max(_LEAST, _PASSES * len(data.x) // _BATCH))
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 3e-3, total_steps=steps)
+    for _ in range(steps):
         rows = torch.randint(len(data.x), (_BATCH,), generator=random)
         optimizer.zero_grad(set_to_none=True)
         cross_entropy(network(data.x[rows]), data.y[rows]).backward()

@@ -129,9 +129,10 @@ def test_the_energy_term_is_what_the_generator_follows(tmp_path):
     assert 0.2 < result["mcmc/acceptance"] <= 1
 
 
-def test_each_problem_on_data_runs(tmp_path, mnist, kdd, pictures):
+def test_each_problem_on_data_runs(tmp_path, session_cache, mnist, kdd, pictures):
     for problem in ("mnist", "stacked-mnist", "mnist-anomaly"):
-        metrics, context = run(tmp_path / problem, mnist, steps=2, problem=problem, latent=4, penalty_norm="pixel")
+        params = {"steps": 2, "problem": problem, "latent": 4, "penalty_norm": "pixel"}
+        metrics, context = run(tmp_path / problem, mnist, cache=session_cache, **params)
         assert set(metrics) <= set(TASK.reports)
         assert context.artifact("samples-00000002.png").stat().st_size > 1000
     assert 0 < metrics["auprc"] <= 1
@@ -142,13 +143,14 @@ def test_each_problem_on_data_runs(tmp_path, mnist, kdd, pictures):
 
 
 def test_stacked_digits_are_read_as_numbers(tmp_path, mnist, session_cache):
-    metrics, _ = run(tmp_path, mnist, steps=1, problem="stacked-mnist", chain_space="none", final=50)
+    params = {"steps": 1, "problem": "stacked-mnist", "chain_space": "none", "final": 50}
+    metrics, _ = run(tmp_path, mnist, cache=session_cache, **params)
     assert metrics["classifier/accuracy"] == 1  # these digits are easy
     assert 1 <= metrics["modes"] <= 50
     from tasks.ebgan import classifier, pictures, problem
 
     x, y, test, labels = pictures.mnist(mnist)
-    found = classifier.obtain(problem.Labelled(x, y, test, labels), tmp_path / "cache")
+    found = classifier.obtain(problem.Labelled(x, y, test, labels), session_cache)
     rows = torch.tensor([[1, 2, 3], [9, 0, 4]])
     assert found.classes(problem.stack(x, rows)).tolist() == [123, 904]
 
