@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import numpy as np
@@ -36,10 +37,11 @@ def load(path: str, device: str) -> Any:
     from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
     try:
+        torch.load(path, map_location="cpu", weights_only=True)  # a pickle of more than tensors goes no further
         network = FeatureExtractorInceptionV3(
             "inception-v3-compat", ["2048", "logits_unbiased"], feature_extractor_weights_path=path
         )
-    except (RuntimeError, KeyError, OSError, EOFError) as error:
+    except (UnpicklingError, RuntimeError, KeyError, OSError, EOFError) as error:
         raise InputError(f"params.inception={path} does not hold the weights {WEIGHTS}: {error}") from error
     return network.to(device).eval()
 

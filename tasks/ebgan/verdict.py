@@ -69,9 +69,9 @@ def _published(rows: Sequence[Row], problem: str) -> Verdict:
     if not said:
         return Verdict(Support.UNDECIDED, f"The paper has no score for what was held out; best {metric} so far "
                        f"{rows[0].metrics[metric]:.4f}.")  # fmt: skip
-    needed = max(1, math.ceil(0.6 * len(said)))
+    needed = math.ceil(0.6 * len(bars))  # three of the five digits
     support = Support.SUPPORTED if above >= needed else Support.UNDECIDED
-    if len(said) - below < needed:
+    if len(bars) - below < needed:
         support = Support.NOT_SUPPORTED
     return Verdict(support, f"{_REACHED[support]}: {metric} {'; '.join(said)}.")
 
