@@ -94,6 +94,8 @@ def test_listing_tasks_imports_nothing_heavy():
         "tasks.batchnorm",
         "tasks.dogs",
         "tasks.dogs.folders",
+        "tasks.ebgan",
+        "tasks.ebgan.sources",
         "tasks.layerwise",
         "tasks.ensemble",
         "tasks.terms",

@@ -13,6 +13,7 @@ import tasks.angles
 import tasks.attribution
 import tasks.batchnorm
 import tasks.compare
+import tasks.ebgan
 import tasks.ensemble
 import tasks.layerwise
 import tasks.multilabel
@@ -38,6 +39,7 @@ def modules_of(package) -> list[str]:
         "tasks.logits",
         *modules_of(tasks.multilabel),
         *modules_of(tasks.batchnorm),
+        *modules_of(tasks.ebgan),
         *modules_of(tasks.terms),
         "orchestrator.study",
         "orchestrator.studyfile",
