@@ -59,9 +59,13 @@ def _used() -> tuple[float, int]:
 
 def _family(pid: int) -> Iterator[int]:
     yield pid
-    for children in (_PROC / str(pid) / "task").glob("*/children"):
+    try:
+        threads = list((_PROC / str(pid) / "task").iterdir())
+    except OSError:  # it has ended
+        return
+    for thread in threads:
         try:
-            below = children.read_text().split()
+            below = (thread / "children").read_text().split()
         except OSError:
             continue
         for child in below:

@@ -55,7 +55,7 @@ def test_trials_get_them_and_the_tracker_links_the_runs(first):
     assert {nth: (metrics["x"], metrics["inputs"]) for nth, metrics in found.items()} == {0: (0.4, 3.0), 2: (0.0, 3.0)}
     written, _ = yamlfile.load(outcome.folder.study)
     assert [pin["study"] for pin in written["inputs"]["pinned"]] == ["toy"]
-    assert "3 trials of <b>toy</b>" in outcome.folder.report.read_text()
+    assert "3 trials of toy" in outcome.folder.report.read_text()
     client = mlflow.MlflowClient(tracking_uri=f"sqlite:///{first.tracker}")
     runs = client.search_runs([each.experiment_id for each in client.search_experiments()])
     named = {run.info.run_name: run for run in runs}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import os
 import subprocess
 import sys
 import time
@@ -69,10 +68,17 @@ def test_it_counts_what_children_compute_and_hold():
 
 
 def test_numbers_are_the_systems_own():
-    seconds, memory = sampling._used()
-    times = os.times()
-    assert seconds == pytest.approx(sum(times[:4]), abs=0.2)
+    code = "import os; from orchestrator.trial import sampling; print(*sampling._used(), *os.times()[:4])"
+    asked = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)  # has nothing below it
+    seconds, memory, *times = map(float, asked.stdout.split())
+    assert seconds == pytest.approx(sum(times), abs=0.2)
     assert memory > 10_000_000
+
+
+def test_a_process_that_has_ended_has_nothing_below_it():
+    with subprocess.Popen([sys.executable, "-c", "pass"]) as gone:
+        pass
+    assert list(sampling._family(gone.pid)) == [gone.pid]
 
 
 def test_a_gpu_is_looked_at_once_it_is_used(monkeypatch):
