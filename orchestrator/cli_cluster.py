@@ -145,7 +145,7 @@ def attach(
 
 def _submit_new(cluster: Path, ref: str, overrides: Sequence[str], detach: bool, ship: bool) -> int:
     """Whatever is wrong with the study is said here, but for its data, which is there."""
-    asked = load_study(ref, [*overrides, "data=builtin"])
+    asked = load_study(ref, [*overrides, "data=builtin"], check_data=False)
     file, head, words = registry.study_path(ref), head_of(cluster), list(overrides)
     if ship:
         folder = load_study(ref, overrides).data

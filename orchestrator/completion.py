@@ -67,7 +67,7 @@ def overrides(ctx: Any, incomplete: str) -> Offer:
     """``key=value`` of what is plain in the study that stands before them, as it is: whole words, to be changed."""
     name = ctx.params["study"]
     ran = Runs.default().root / name / "study.yaml"
-    study = load_study(str(ran) if ran.exists() and name not in registry.study_names() else name)
+    study = load_study(str(ran) if ran.exists() and name not in registry.study_names() else name, check_data=False)
     return list(_assignments(study.to_plain(), ""))
 
 

@@ -48,10 +48,11 @@ from orchestrator.study import (
 from tasks.api import InputError, Placement, Resources, Task
 
 
-def load_study(ref: str, overrides: Sequence[str] = ()) -> Study:
+def load_study(ref: str, overrides: Sequence[str] = (), check_data: bool = True) -> Study:
     """A study by the name of a shipped one or by the path of a YAML file, with ``key=value`` overrides.
 
-    Raises `UnknownName` or `StudyError`, which name the file, line and key.
+    Raises `UnknownName` or `StudyError`, which name the file, line and key, and `DataProblem`; that not without
+    ``check_data``, for whoever only reads what the study asks.
     """
     path = registry.study_path(ref)
     raw, lines = yamlfile.load(path)
@@ -64,7 +65,7 @@ def load_study(ref: str, overrides: Sequence[str] = ()) -> Study:
             space = search.get("space") if isinstance(search, dict) else None
             if isinstance(space, dict):  # what it is otherwise is refused below
                 space.pop(keys[1], None)
-    return build(raw, sources)
+    return build(raw, sources) if check_data else _built(raw, sources)
 
 
 def build(raw: Mapping[str, Any], sources: Sources | None = None) -> Study:

@@ -212,8 +212,11 @@ class Job:
             "SLURM_CPUS_PER_TASK": "5",
         }
         self.process = subprocess.Popen(
-            ["bash", str(DEPLOY / "slurm.sbatch"), *words], env=environment, cwd=here, stderr=subprocess.PIPE, text=True
-        )
+            ["bash", str(DEPLOY / "slurm.sbatch"), *words],
+            env=environment, cwd=here, stderr=subprocess.PIPE, text=True,
+            # What was started in a shell's background ignores SIGINT, and no bash below it may trap it.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        )  # fmt: skip
         deadline = time.monotonic() + 30
         while not (here / "step.pid").exists() and self.process.poll() is None:
             assert time.monotonic() < deadline
