@@ -1,0 +1,293 @@
+"""A reader's machine for a while: a folder with their data and studies, and what becomes of each command in it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import docrules
+import docstandins
+import lab
+from docpages import ROOT, Block
+from docshell import Asked, Terminal, orchestrator, parsed
+
+from orchestrator import cli_help, registry, yamlfile
+from orchestrator.folder import Runs, StudyFolder
+from orchestrator.journal import load_record
+from orchestrator.states import State
+from orchestrator.studyfile import load_study
+
+_TRIAL = re.compile(r"t\d{4}")
+_CLUSTER = re.compile(r" --cluster(?:=| )\S+| --detach| --ship-data")
+_LOOKS = ("show", "leaderboard", "logs", "report", "track", "compare", "simulate")
+
+
+class Workplace:
+    """``execute`` runs a block of commands. Each search runs once, however often the pages show it."""
+
+    def __init__(self, root: Path) -> None:
+        self.here = root / "here"
+        self.runs = Runs(self.here / "runs")
+        docstandins.make(self.here)
+        shutil.copytree(self.here / "photos", self.here / "data" / "imagewoof")
+        shutil.copytree(ROOT / "deploy", self.here / "deploy")
+        shutil.copy(ROOT / "cluster.yaml", self.here)
+        self._terminal = Terminal(root, self.here, self._obey)
+        self._root, self._said, self._live = root, {}, 0
+
+    def close(self) -> None:
+        self._terminal.close()
+
+    def execute(self, block: Block) -> str:
+        """Run the commands of a block; returns what they printed. AssertionError names the one that failed."""
+        self._ran: list[str] = []
+        code, said = self._terminal.run(_stood_in(block.text), {**self._environment(), "HOME": str(self._root)})
+        assert code == 0, f"{block.where}: {self._ran[-1] if self._ran else 'bash'} ended with {code}:\n{said}"
+        return said
+
+    def refused(self, block: Block) -> str:
+        """As `execute`, for a block whose last command is shown to fail."""
+        self._ran = []
+        code, said = self._terminal.run(_stood_in(block.text), {**self._environment(), "HOME": str(self._root)})
+        assert code in (1, 2, 3, 130), f"{block.where}: this was to be refused:\n{said}"
+        return said
+
+    def _environment(self) -> dict[str, str]:
+        keep = {name: os.environ[name] for name in ("LANG", "OMP_NUM_THREADS") if name in os.environ}
+        return keep | {"ORCHESTRATOR_MIRROR": str(self._root / "mirror"), "WEBHOOK": "http://127.0.0.1:9/"}
+
+    # ------------------------------------------------------------------------------------------------ every command
+
+    def _obey(self, asked: Asked) -> tuple[int, str]:
+        self._ran.append(" ".join(asked.words))
+        try:
+            if asked.words[0] == "orchestrator":
+                return self._orchestrator(asked)
+            return self._foreign(asked)
+        except Exception as error:  # it is the page that is wrong, or a rule that is missing: bash ends with it
+            return 70, f"{type(error).__name__}: {error}\n"
+
+    def _foreign(self, asked: Asked) -> tuple[int, str]:
+        """Another program than ours: run where it can be, else held against the test or the file that knows it."""
+        words, line = asked.words, " ".join(asked.words)
+        if words[0] == "make":
+            dry = ["make", "-n", "-o", ".venv/.installed", *words[1:]]
+            done = subprocess.run(dry, cwd=ROOT, capture_output=True, text=True, check=False)
+            return done.returncode, done.stderr
+        if words[0] == "pytest" or words[:3] == ["python", "-m", "pytest"]:
+            return self._pytest([word for word in words if word.endswith(".py")], asked)
+        if words[0] == "python":
+            source = (ROOT / words[1]).read_text(encoding="utf-8")
+            assert all(word in source for word in words[2:]), f"{words[1]} knows nothing of {words[2:]}"
+            return 0, ""
+        if "--" in words:  # a command for our program in another place
+            rest = words[words.index("--") + 1 :]
+            parsed(rest[1:] if rest[0] == "orchestrator" else rest)
+        if _elsewhere(line):
+            return 0, ""
+        for begins, (file, mentions) in docrules.FOREIGN.items():
+            if line.startswith(begins):
+                text = (ROOT / file).read_text(encoding="utf-8")
+                assert all(mention in text for mention in mentions), f"{file} has not all of {mentions}"
+                return 0, ""
+        raise AssertionError(f"'{line}': no rule of tests/docs/docrules.py says how this is executed")
+
+    def _pytest(self, files: list[str], asked: Asked) -> tuple[int, str]:
+        if all((ROOT / file).exists() for file in files):
+            return 0, ""  # a test of this project, which runs by itself
+        env = {**os.environ, "PYTHONPATH": str(ROOT)}
+        words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files]
+        done = subprocess.run(words, cwd=asked.cwd, env=env, capture_output=True, text=True, check=False)
+        return done.returncode, done.stdout + done.stderr
+
+    def _orchestrator(self, asked: Asked) -> tuple[int, str]:
+        words, line = asked.words[1:], " ".join(asked.words)
+        if "--help" in words:
+            return orchestrator(words, asked.cwd, asked.env)
+        command = parsed(words) if words[0] != "--install-completion" else ""  # that one acts while it is parsed
+        if _elsewhere(line):
+            return 0, ""
+        if (
+            "--cluster" in words or "ORCHESTRATOR_CLUSTER" in asked.env
+        ):  # and then here, to see whether the rest is right
+            assert command in (*docrules.ON_A_CLUSTER, *_LOOKS), f"'{line}': no rule says who runs this on a cluster"
+            words = _CLUSTER.sub("", f" {' '.join(words)}").split()
+        if command in ("run", "demo"):
+            return self._run(words[1:] if command == "run" else ["dogs-demo"], asked)
+        if command in ("stop", "retry", "resume") or (command == "logs" and {"-f", "--follow"} & set(words)):
+            return self._on_a_live_one(command, words, asked)
+        if command in _LOOKS:
+            words = self._look(words)
+        if command == "plan":
+            self._ensure_inputs(load_study(words[1], words[2:], check_data=False))
+        code, said = orchestrator(words, asked.cwd, asked.env)
+        return (0 if command == "doctor" and code == 3 else code), said  # of the machine that this test runs on
+
+    # ----------------------------------------------------------------------------------------------------- searches
+
+    def _run(self, words: list[str], asked: Asked) -> tuple[int, str]:
+        """Run a study: as it was typed it must be valid; what then runs is small."""
+        ref, typed = words[0], [_folder_of(words[0], word) for word in words[1:]]
+        own = {name: value for name, value in asked.env.items() if name.startswith("ORCHESTRATOR_")}
+        key = repr((ref, typed, own))
+        if key in self._said:
+            return 0, self._said[key]
+        code, said = (
+            orchestrator(["plan", ref, *typed], asked.cwd, asked.env) if not self._chains(ref, typed) else (0, "")
+        )
+        if code:
+            return code, said
+        code, said = orchestrator(["run", ref, *shrunk(ref, typed)], asked.cwd, asked.env)
+        if code == 0:
+            self._said[key] = said
+        return code, said
+
+    def _chains(self, ref: str, typed: list[str]) -> bool:
+        """Whether a study reads earlier ones; these have run then."""
+        with contextlib.chdir(self.here):
+            study = load_study(ref, typed, check_data=False)
+        self._ensure_inputs(study)
+        return study.inputs is not None
+
+    def _ensure_inputs(self, study) -> None:
+        for name in study.inputs.studies if study.inputs is not None else ():
+            self._ensure(name)
+
+    def _ensure(self, name: str) -> None:
+        """A study that a page looks at has run, and `NAME-2` is its second run."""
+        if (self.runs.root / name / "journal.jsonl").exists():
+            return
+        first, _, again = name.rpartition("-2")
+        if first and not again and first in registry.study_names():
+            self._ensure(first)
+        name = first if first and not again else name
+        if name not in registry.study_names():
+            return  # nobody ran it: the command itself will say so
+        self._chains(name, [])
+        asked = Asked([], self.here, self._environment())
+        code, said = orchestrator(["run", name, *shrunk(name, [])], asked.cwd, asked.env)
+        assert code == 0, f"{name}, which a page looks at, does not run:\n{said}"
+
+    def _look(self, words: list[str]) -> list[str]:
+        """The words, of studies that have run and of trials that they have."""
+        found, study = [], ""
+        for word in words:
+            name, _, trial = word.partition("/")
+            if _TRIAL.fullmatch(word) and study:
+                word = self._trial(study, word)
+            elif len(found) and not word.startswith("-") and not found[-1].startswith("--"):
+                self._ensure(name)
+                study = name
+                word = f"{name}/{self._trial(name, trial)}" if trial else name
+            found.append(word)
+        return found
+
+    def _trial(self, study: str, trial: str) -> str:
+        journal = self.runs.root / study / "journal.jsonl"
+        known = list(load_record(journal).trials) if journal.exists() else [trial]
+        return trial if trial in known else known[-1]
+
+    # ------------------------------------------------------------------------- studies that run, or that were killed
+
+    def _on_a_live_one(self, command: str, words: list[str], asked: Asked) -> tuple[int, str]:
+        """On a study of the toy task that has the name and is in the condition that the command is for."""
+        self._live += 1
+        root, name = self._root / f"live{self._live}", words[1]
+        env = {**asked.env, "ORCHESTRATOR_RUNS": str(root)}
+        condition = _killed if command == "resume" else _running
+        with condition(StudyFolder(root / name), endless=command != "logs") as record:
+            broken = next(trial.id for trial in record().trials.values() if trial.state is State.FAILED)
+            whole = next(trial.id for trial in record().trials.values() if trial.state is not State.FAILED)
+            trial = broken if command in ("retry", "resume") else whole
+            return orchestrator([_TRIAL.sub(trial, word) for word in words], asked.cwd, env)
+
+
+def _toy(name: str, endless: bool) -> dict:
+    """Eight trials, half of which break."""
+    space = {"mood": {"choice": ["well", "raise"]}, "width": {"choice": [1, 2, 3, 4]}}
+    params = {"steps": 10**6 if endless else 20, "pace": 0.02, "saves": True}
+    return {"name": name, "params": params, "search": {"algorithm": "grid", "space": space}, "failures": {"retries": 0}}
+
+
+@contextlib.contextmanager
+def _running(folder: StudyFolder, endless: bool) -> Iterator[Callable]:
+    """All its trials have begun and half have failed; another thread drives it."""
+    drive = lambda: lab.session(folder.root, _toy(folder.name, endless), cpus=8)  # noqa: E731
+    thread = threading.Thread(target=drive, daemon=True)
+    thread.start()
+
+    def record():
+        return load_record(folder.journal)
+
+    def is_so() -> bool:
+        trials = record().trials.values() if folder.journal.exists() else ()
+        begun = [trial for trial in trials if trial.steps or trial.state is State.FAILED]
+        return len(begun) == 8 and sum(trial.state is State.FAILED for trial in trials) == 4
+
+    deadline = time.monotonic() + 60
+    while not is_so():
+        assert time.monotonic() < deadline, "the live study did not come to its condition"
+        time.sleep(0.02)
+    yield record
+    if thread.is_alive() and endless:
+        from orchestrator.control import Command, order
+
+        with contextlib.suppress(Exception):  # the command itself may have stopped it
+            order(folder, Command.STOP)
+    thread.join(30)
+
+
+@contextlib.contextmanager
+def _killed(folder: StudyFolder, endless: bool) -> Iterator[Callable]:
+    """Its driver died when half had failed and the others were at work."""
+    with contextlib.suppress(lab.Killed):
+        lab.session(folder.root, _toy(folder.name, endless=False), cpus=8, dies_after=60)
+    yield lambda: load_record(folder.journal)
+
+
+# ---------------------------------------------------------------------------------------------------------- the words
+
+
+def shrunk(ref: str, typed: list[str]) -> list[str]:
+    """The words of a run with those that make it short: a small space before what was typed, small sizes behind."""
+    raw, _ = yamlfile.load(registry.study_path(ref))
+    name = raw.get("name", Path(ref).stem)
+    added = docrules.SHRINK_STUDY.get(name, docrules.SHRINK.get(raw["task"]))
+    assert added is not None, f"no rule of tests/docs/docrules.py makes a run of the task {raw['task']} short"
+    words = [_folder_of(ref, _stood_in(word)) for word in added.split()]
+    if any(word.startswith("data=") for word in typed):
+        words = [word for word in words if not word.startswith("data=")]
+    space = [word for word in words if word.startswith("search.space=")]
+    return [*space, *typed, *(word for word in words if word not in space)]
+
+
+def _folder_of(ref: str, word: str) -> str:
+    """Some studies read other things than photos."""
+    other = docrules.FOLDERS.get(Path(ref).stem)
+    return f"data={other}" if other and word in ("data=photos", "data=corpus.txt") else word
+
+
+def _stood_in(text: str) -> str:
+    """What a reader would replace, replaced."""
+    for word, other in docrules.STAND_INS.items():
+        text = re.sub(rf"(?<![\w/.-]){re.escape(word)}(?![\w/.-])", other, text)
+    return text
+
+
+def named(block: Block) -> Block:
+    """A command in prose, with names for its S, TRIAL and the like; a bare command's name is its example."""
+    words = [docrules.NAMES.get(word, word) for word in block.text.split()]
+    words = cli_help.EXAMPLES.get(" ".join(words[1:]), " ".join(words)).split()
+    return Block(block.page, block.line, block.language, " ".join(words) + "\n")
+
+
+def _elsewhere(line: str) -> bool:
+    return any(line.startswith(begins) for begins in docrules.ELSEWHERE)

@@ -1,0 +1,189 @@
+"""What the pages print works: every command, study, program and link in them. `docrules` says how, where it must."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+import tomllib
+
+import docpages
+import docrules
+import docshell
+import pytest
+from docpages import ROOT, Block, is_output
+from docworkplace import Workplace, named
+
+from orchestrator import cluster, trials, yamlfile
+from orchestrator.folder import Runs
+from orchestrator.plan import Node, make_plan
+from orchestrator.studyfile import build
+
+PAGES = docpages.pages()
+IDS = [str(page.relative_to(ROOT)) for page in PAGES]
+_NUMBER = re.compile(r"\d+(?:[.,:]\d+)*(?:e[+-]?\d+)?")
+
+
+@pytest.fixture(scope="module")
+def workplace(tmp_path_factory):
+    """One for all pages: a study that one of them runs can be looked at by all."""
+    patch = pytest.MonkeyPatch()
+    patch.setattr(cluster, "connect", docshell.one_node)
+    patch.setattr(trials, "run_trials", docshell.run_in_threads)
+    made = Workplace(tmp_path_factory.mktemp("docs"))
+    readme = next(block for block in docpages.blocks(ROOT / "README.md") if block.language == "yaml")
+    (made.here / "my-study.yaml").write_text(readme.text)
+    yield made
+    made.close()
+    patch.undo()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_all_that_a_page_shows_is_so(page, workplace):
+    blocks = docpages.blocks(page)
+    shown = {id(block.before): block for block in blocks if is_output(block)}
+    for block in sorted([*blocks, *docpages.spans(page)], key=lambda block: block.line):
+        if block in blocks:
+            check(block, shown.get(id(block)), workplace)
+        else:
+            workplace.execute(named(block))
+
+
+def check(block: Block, output: Block | None, workplace: Workplace) -> None:
+    if block.language == "sh":
+        refused = output is not None and "error: " in output.text
+        said = workplace.refused(block) if refused else workplace.execute(block)
+        if output is not None:
+            check_output(output, said)
+    elif block.language == "python":
+        check_python(block, workplace)
+    elif block.language == "yaml":
+        check_yaml(block, workplace)
+    elif block.language == "json":
+        json.loads(block.text)
+    elif block.language == "toml":
+        tomllib.loads(block.text)
+    elif block.language == "" and not is_output(block):
+        check_tree(block)
+    else:
+        assert is_output(block), f"{block.where}: nothing here knows how to check a block of '{block.language}'"
+
+
+def check_output(output: Block, said: str) -> None:
+    """Each line that a page shows is one that came, but for numbers; rows of tables are of one run, and pass."""
+    came = {_pattern(line) for line in said.splitlines()}
+    for line in output.text.splitlines():
+        if line.strip() and not re.match(r"\s|\W*\(|…|\d|t\d{4}\b", line):
+            assert any(_pattern(line) in other for other in came), f"{output.where}: '{line}' is not in:\n{said}"
+
+
+def _pattern(line: str) -> str:
+    return " ".join(_NUMBER.sub("#", line).split())
+
+
+def check_python(block: Block, workplace: Workplace) -> None:
+    patch = pytest.MonkeyPatch()
+    patch.chdir(workplace.here)
+    try:
+        exec(compile(block.text, block.where, "exec"), {"__name__": "page"})  # noqa: S102 - it is what a reader does
+    finally:
+        patch.undo()
+
+
+def check_yaml(block: Block, workplace: Workplace) -> None:
+    """A whole study can be planned; keys alone are those of a study, of whichever task."""
+    path = workplace.here / "page.yaml"
+    path.write_text(block.text)
+    raw, _ = yamlfile.load(path)
+    if "task" in raw:
+        (workplace.here / "my-study.yaml").write_text(block.text)
+    base = {"task": "dogs", "search": {"trials": 1, "space": {}}}
+    make_plan(build({**base, **raw}), [Node("here", 64, 8)])
+
+
+def check_tree(block: Block) -> None:
+    """A map of files: each name at a line's start is there, below the folder that the lines before it opened."""
+    folder = ROOT
+    for line in block.text.splitlines():
+        for name in re.findall(r"[\w./-]+(?:\.py|\.md|\.yaml|/)(?=[\s,]|$)", line.split("  # ")[0]):
+            if not line.startswith(" ") and name.endswith("/"):
+                folder = ROOT / name
+            assert (folder / name).exists() or (ROOT / name).exists(), f"{block.where}: there is no {name}"
+
+
+# ------------------------------------------------------------------------------------------------- the pages themselves
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_links_lead_somewhere(page):
+    for target in docpages.links(page):
+        if re.match(r"https?:", target):
+            continue
+        path, _, anchor = target.partition("#")
+        file = (page.parent / path).resolve() if path else page
+        assert file.exists(), f"{page.name}: {target} leads nowhere"
+        if anchor:
+            assert anchor in docpages.anchors(file), f"{page.name}: {target}: no such heading"
+
+
+def test_the_two_readmes_have_the_same_commands():
+    one, other = (docpages.blocks(ROOT / name) for name in ("README.md", "README.zh-CN.md"))
+    for a, b in zip(one, other, strict=True):
+        assert a.language == b.language
+        if a.language in ("sh", "python"):
+            assert docpages.commands_only(a.text) == docpages.commands_only(b.text)
+
+
+def test_every_page_is_in_the_index():
+    index = ROOT / "docs" / "README.md"
+    linked = {(index.parent / target.partition("#")[0]).resolve() for target in docpages.links(index)}
+    for page in (ROOT / "docs").rglob("*.md"):
+        assert page in linked or page == index, f"docs/README.md does not lead to {page.relative_to(ROOT)}"
+
+
+def test_pictures_are_small():
+    for path in (ROOT / "docs").rglob("*.png"):
+        assert path.stat().st_size < 300_000, path.name
+
+
+@pytest.mark.parametrize(
+    "test", sorted({*docrules.ELSEWHERE.values(), *docrules.ON_A_CLUSTER.values()}, key=str), ids=lambda t: t.mentions
+)
+def test_what_runs_elsewhere_is_run_there(test):
+    file, _, name = test.name.partition("::")
+    source = ROOT / file
+    functions = {node.name for node in ast.walk(ast.parse(source.read_text())) if isinstance(node, ast.FunctionDef)}
+    assert name in functions
+    assert test.mentions in docshell.flat(source)
+
+
+# ----------------------------------------------------------------------------------------- this test finds mistakes
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "orchestrator plan dogs --no-such-flag\n",
+        "orchestrator run dogs data=FOLDER search.trails=8\n",
+        "orchestrator run dgos\n",
+        "orchestrator cluster up --wiat 3\n",
+        "orchestrator show a-study-that-nobody-ran\n",
+        "a-program-without-a-rule --now\n",
+        "kubectl frobnicate\n",
+        "make no-such-target\n",
+    ],
+)
+def test_a_wrong_command_is_found(text, workplace):
+    with pytest.raises(AssertionError):
+        workplace.execute(Block(ROOT / "README.md", 1, "sh", text))
+
+
+def test_another_output_is_found():
+    output = Block(ROOT / "README.md", 1, "", "verdict: supported. It is so.\n")
+    check_output(output, "verdict: supported. It is so.\n")
+    with pytest.raises(AssertionError):
+        check_output(output, "verdict: undecided. It is so.\n")
+
+
+def test_the_runs_of_a_reader_are_their_own(workplace):
+    assert Runs(workplace.here / "runs").root.is_relative_to(workplace.here)
