@@ -12,6 +12,7 @@ _FENCE = re.compile(
     r"^(?P<indent> *)```(?P<language>[\w+-]*)[ \t]*\n(?P<text>.*?)^ *```[ \t]*$", re.MULTILINE | re.DOTALL
 )
 _SPAN = re.compile(r"(?<!`)`([^`]+)`(?!`)")
+_COMMAND = re.compile(r"(?:[A-Z_]+=\S+ )?(?:orchestrator|make|cp|kubectl|sbatch|python) [a-z\-]")
 _LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 _COMMENT = re.compile(r"(^|\s)#.*$", re.MULTILINE)
 
@@ -52,7 +53,7 @@ def prose(page: Path) -> str:
 
 
 def spans(page: Path) -> Iterator[Block]:
-    """The commands in the prose, each as a block of one line: what stands in backticks and begins with our name.
+    """The commands in the prose, each as a block of one line: what stands in backticks and begins like `_COMMAND`.
 
     ``orchestrator logs S TRIAL [-f]`` means with ``-f`` or without; it is taken with.
     """
@@ -60,7 +61,7 @@ def spans(page: Path) -> Iterator[Block]:
     without = _FENCE.sub(lambda match: re.sub(r"[^\n]", " ", match[0]), text)  # line numbers stay
     for match in _SPAN.finditer(without):
         words = " ".join(match[1].split())
-        if words.startswith("orchestrator ") and "|" not in words and "…" not in words:
+        if _COMMAND.match(words) and "|" not in words and "…" not in words:
             yield Block(page, without.count("\n", 0, match.start()) + 1, "sh", re.sub(r"[\[\]]", "", words) + "\n")
 
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 # ------------------------------------------------------------------------------------------- what makes a run short
 
-DOGS = "params.resolution=32 params.views=1 params.epochs=2 params.batch_size=8 data=FOLDER"
+DOGS = "params.resolution=32 params.views=1 params.epochs=2 params.batch_size=8"
 SHRINK = {  # of a task
     "dogs": f"{DOGS} search.trials=3",
     "angles": "params.samples=2000 params.shard=1000 search.space={n:{choice:[3,5]}}",
     "attribution": "params.photos=3 params.resolution=32 params.max_nodes=32 params.tolerance=1 params.samples=8"
-    " data=FOLDER search.space={baseline:{choice:[zero]}}",
+    " search.space={baseline:{choice:[zero]}}",
     "batchnorm": "params.steps=20 params.width=4 params.stability_steps=2 search.seeds=2"
     " search.space={lr:{choice:[0.1]},norm:{choice:[none,batch]}}",
     "compare": "",
@@ -95,7 +95,7 @@ ELSEWHERE = {  # how a command begins, as it is typed; with --cluster, what its 
     "orchestrator attach": Test(f"{_RUNS}::test_it_goes_on_without_the_laptop_and_obeys_another_shell", "attach left"),
     "orchestrator ui": Test("tests/faults/test_listening.py::test_the_ui_listens_to_this_machine_alone", "ui --port"),
     "orchestrator --install-completion": Test(
-        "tests/orchestrator/test_help.py::test_help_fits_one_screen", "help"
+        "tests/orchestrator/test_completion.py::test_commands_and_options", "complet"
     ),
     "orchestrator data get": Test("tests/orchestrator/test_datasets.py::test_the_commands", "data get"),
     "make demo": Test("tests/faults/test_listening.py::test_a_demo_listens_to_this_machine_alone", "demo"),

@@ -57,8 +57,9 @@ class Terminal:
     """``run`` executes a block; ``obey`` is asked to do each of its commands, and returns exit code and output."""
 
     def __init__(self, root: Path, here: Path, obey: Callable[[Asked], tuple[int, str]]) -> None:
-        self._here, self._obey, self._bin = here, obey, root / "bin"
+        self._here, self._obey, self._bin = here, obey, here / ".venv" / "bin"
         self._bin.mkdir(parents=True)
+        (self._bin / "activate").touch()
         address = str(root / "line")
         self._line = socket.socket(socket.AF_UNIX)
         self._line.bind(address)
@@ -75,7 +76,6 @@ class Terminal:
 
     def run(self, text: str, env: Mapping[str, str]) -> tuple[int, str]:
         """Execute a block; returns its exit code and all that it printed."""
-        text = text.replace(".venv/bin/", "")
         with (self._here / ".said").open("w+", encoding="utf-8") as said:
             process = subprocess.Popen(
                 [shutil.which("bash") or "bash", "-euo", "pipefail", "-c", text], cwd=self._here, stdout=said,

@@ -69,9 +69,8 @@ class Workplace:
     def _obey(self, asked: Asked) -> tuple[int, str]:
         self._ran.append(" ".join(asked.words))
         try:
-            if asked.words[0] == "orchestrator":
-                return self._orchestrator(asked)
-            return self._foreign(asked)
+            with contextlib.chdir(asked.cwd):
+                return self._orchestrator(asked) if asked.words[0] == "orchestrator" else self._foreign(asked)
         except Exception as error:  # it is the page that is wrong, or a rule that is missing: bash ends with it
             return 70, f"{type(error).__name__}: {error}\n"
 
@@ -79,9 +78,7 @@ class Workplace:
         """Another program than ours: run where it can be, else held against the test or the file that knows it."""
         words, line = asked.words, " ".join(asked.words)
         if words[0] == "make":
-            dry = ["make", "-n", "-o", ".venv/.installed", *words[1:]]
-            done = subprocess.run(dry, cwd=ROOT, capture_output=True, text=True, check=False)
-            return done.returncode, done.stderr
+            return self._make(words[1:], asked)
         if words[0] == "pytest" or words[:3] == ["python", "-m", "pytest"]:
             return self._pytest([word for word in words if word.endswith(".py")], asked)
         if words[0] == "python":
@@ -99,6 +96,19 @@ class Workplace:
                 assert all(mention in text for mention in mentions), f"{file} has not all of {mentions}"
                 return 0, ""
         raise AssertionError(f"'{line}': no rule of tests/docs/docrules.py says how this is executed")
+
+    def _make(self, targets: list[str], asked: Asked) -> tuple[int, str]:
+        """What make would type; our own commands among that are obeyed."""
+        dry = ["make", "-n", "-o", ".venv/.installed", *targets]
+        done = subprocess.run(dry, cwd=ROOT, capture_output=True, text=True, check=False)
+        said = done.stderr
+        for line in done.stdout.splitlines():
+            if line.startswith(".venv/bin/orchestrator"):
+                code, out = self._orchestrator(Asked(["orchestrator", *line.split()[1:]], asked.cwd, asked.env))
+                said += out
+                if code:
+                    return code, said
+        return done.returncode, said
 
     def _pytest(self, files: list[str], asked: Asked) -> tuple[int, str]:
         if all((ROOT / file).exists() for file in files):
@@ -152,8 +162,7 @@ class Workplace:
 
     def _chains(self, ref: str, typed: list[str]) -> bool:
         """Whether a study reads earlier ones; these have run then."""
-        with contextlib.chdir(self.here):
-            study = load_study(ref, typed, check_data=False)
+        study = load_study(ref, typed, check_data=False)
         self._ensure_inputs(study)
         return study.inputs is not None
 
@@ -262,9 +271,7 @@ def shrunk(ref: str, typed: list[str]) -> list[str]:
     name = raw.get("name", Path(ref).stem)
     added = docrules.SHRINK_STUDY.get(name, docrules.SHRINK.get(raw["task"]))
     assert added is not None, f"no rule of tests/docs/docrules.py makes a run of the task {raw['task']} short"
-    words = [_folder_of(ref, _stood_in(word)) for word in added.split()]
-    if any(word.startswith("data=") for word in typed):
-        words = [word for word in words if not word.startswith("data=")]
+    words = added.split()
     space = [word for word in words if word.startswith("search.space=")]
     return [*space, *typed, *(word for word in words if word not in space)]
 
