@@ -41,7 +41,7 @@ SHRINK_STUDY = {  # of a study, where its task's does not fit
     " params.weights=packaged",
     "terms-search": "params.judged=10 search.trials=3",
     "ebgan-modes": "params.steps=4 params.report_every=2 params.width=8 params.generator_width=8 params.batch_size=16"
-    " params.evaluated=100 params.final=200 params.chain_steps=4 search.trials=3 finalists.seeds=2 finalists.top=1",
+    " params.evaluated=100 params.final=200 params.chain_steps=4 search.trials=3",
 }
 
 # ------------------------------------------------------------------------------------- what stands for a reader's own

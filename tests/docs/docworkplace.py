@@ -41,7 +41,7 @@ class Workplace:
         shutil.copytree(ROOT / "deploy", self.here / "deploy")
         shutil.copy(ROOT / "cluster.yaml", self.here)
         self._terminal = Terminal(root, self.here, self._obey)
-        self._root, self._said, self._live = root, {}, 0
+        self._root, self._said = root, {}
 
     def close(self) -> None:
         self._terminal.close()
@@ -208,8 +208,8 @@ class Workplace:
 
     def _on_a_live_one(self, command: str, words: list[str], asked: Asked) -> tuple[int, str]:
         """On a study of the toy task that has the name and is in the condition that the command is for."""
-        self._live += 1
-        root, name = self._root / f"live{self._live}", words[1]
+        root, name = self._root / "live", words[1]
+        shutil.rmtree(root / name, ignore_errors=True)
         env = {**asked.env, "ORCHESTRATOR_RUNS": str(root)}
         condition = _killed if command == "resume" else _running
         with condition(StudyFolder(root / name), endless=command != "logs") as record:
@@ -272,6 +272,7 @@ def shrunk(ref: str, typed: list[str]) -> list[str]:
     added = docrules.SHRINK_STUDY.get(name, docrules.SHRINK.get(raw["task"]))
     assert added is not None, f"no rule of tests/docs/docrules.py makes a run of the task {raw['task']} short"
     words = added.split()
+    words += ["finalists.top=1", "finalists.seeds=2"] if raw.get("finalists") else []
     space = [word for word in words if word.startswith("search.space=")]
     return [*space, *typed, *(word for word in words if word not in space)]
 
