@@ -100,41 +100,38 @@ class Terminal:
 # -------------------------------------------------------------------------------------------- orchestrator, in here
 
 
-def orchestrator(words: list[str], cwd: Path, env: Mapping[str, str]) -> tuple[int, str]:
+def orchestrator(words: list[str]) -> tuple[int, str]:
     """``orchestrator WORDS`` in this process, as `cli.main` does it; returns its exit code and what it printed."""
-    said = io.StringIO()
-    with _as_asked(cwd, env, said), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-        before, sys.argv = sys.argv, ["orchestrator", *words]
-        try:
+    said, before = io.StringIO(), sys.argv
+    for console in (terminal.console, terminal.errors):  # trials in threads take sys.stdout for their logs
+        console.file, console.width = said, 120
+    try:
+        with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
+            sys.argv = ["orchestrator", *words]
             cli.main()
-        except SystemExit as ended:
-            return int(ended.code or 0), said.getvalue()
-        finally:
-            sys.argv = before
+    except SystemExit as ended:
+        return int(ended.code or 0), said.getvalue()
+    finally:
+        sys.argv = before
+        for console in (terminal.console, terminal.errors):
+            console.file = None  # type: ignore[assignment]
     raise AssertionError("cli.main returned")
 
 
 @contextlib.contextmanager
-def _as_asked(cwd: Path, env: Mapping[str, str], said: io.StringIO) -> Iterator[None]:
-    """The folder, the environment and one's own tasks as the asker has them; the two consoles write into ``said``."""
-    here, variables, folders = Path.cwd(), dict(os.environ), list(tasks.__path__)
-    consoles = (terminal.console, terminal.errors)
-    os.chdir(cwd)
+def as_asked(asked: Asked) -> Iterator[None]:
+    """The folder, the environment and one's own tasks as the asker has them."""
+    variables, folders, given = dict(os.environ), list(tasks.__path__), asked.env.get("ORCHESTRATOR_TASKS", "")
     for name in [name for name in os.environ if name.startswith(OURS)]:
         del os.environ[name]
-    os.environ.update({name: value for name, value in env.items() if name.startswith(OURS)})
-    tasks.__path__.extend(f for f in env.get("ORCHESTRATOR_TASKS", "").split(os.pathsep) if f and f not in folders)
+    os.environ.update({name: value for name, value in asked.env.items() if name.startswith(OURS)})
+    tasks.__path__.extend(f for f in given.split(os.pathsep) if f and f not in folders)
     importlib.invalidate_caches()
-    for console in consoles:  # trials in threads take sys.stdout for their logs
-        console.file = said
-        console.width = 120
     try:
-        yield
+        with contextlib.chdir(asked.cwd):
+            yield
     finally:
-        for console in consoles:
-            console.file = None  # type: ignore[assignment]
         tasks.__path__[:] = folders
-        os.chdir(here)
         os.environ.clear()
         os.environ.update(variables)
 

@@ -17,16 +17,20 @@ import docrules
 import docstandins
 import lab
 from docpages import ROOT, Block
-from docshell import Asked, Terminal, orchestrator, parsed
+from docshell import Asked, Terminal, as_asked, orchestrator, parsed
 
-from orchestrator import cli_help, registry, yamlfile
+from orchestrator import chain, cli_help, registry, yamlfile
+from orchestrator.errors import OrchestratorError
 from orchestrator.folder import Runs, StudyFolder
 from orchestrator.journal import load_record
+from orchestrator.plan import Node, make_plan
 from orchestrator.states import State
 from orchestrator.studyfile import load_study
 
+SHIPPED = {path.stem for path in (ROOT / "tasks").iterdir()}
 _TRIAL = re.compile(r"t\d{4}")
 _CLUSTER = re.compile(r" --cluster(?:=| )\S+| --detach| --ship-data")
+_LARGE = Node("a node of a cluster", 64, 8)
 _LOOKS = ("show", "leaderboard", "logs", "report", "track", "compare", "simulate")
 
 
@@ -69,7 +73,7 @@ class Workplace:
     def _obey(self, asked: Asked) -> tuple[int, str]:
         self._ran.append(" ".join(asked.words))
         try:
-            with contextlib.chdir(asked.cwd):
+            with as_asked(asked):
                 return self._orchestrator(asked) if asked.words[0] == "orchestrator" else self._foreign(asked)
         except Exception as error:  # it is the page that is wrong, or a rule that is missing: bash ends with it
             return 70, f"{type(error).__name__}: {error}\n"
@@ -104,7 +108,7 @@ class Workplace:
         said = done.stderr
         for line in done.stdout.splitlines():
             if line.startswith(".venv/bin/orchestrator"):
-                code, out = self._orchestrator(Asked(["orchestrator", *line.split()[1:]], asked.cwd, asked.env))
+                code, out = self._orchestrator(Asked(["orchestrator", *line.split()[1:]]))
                 said += out
                 if code:
                     return code, said
@@ -113,15 +117,19 @@ class Workplace:
     def _pytest(self, files: list[str], asked: Asked) -> tuple[int, str]:
         if all((ROOT / file).exists() for file in files):
             return 0, ""  # a test of this project, which runs by itself
+        if (said := self._said.get(repr(files))) is not None:
+            return 0, said
         env = {**os.environ, "PYTHONPATH": str(ROOT)}
         words = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files]
         done = subprocess.run(words, cwd=asked.cwd, env=env, capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            self._said[repr(files)] = done.stdout
         return done.returncode, done.stdout + done.stderr
 
     def _orchestrator(self, asked: Asked) -> tuple[int, str]:
         words, line = asked.words[1:], " ".join(asked.words)
         if "--help" in words:
-            return orchestrator(words, asked.cwd, asked.env)
+            return orchestrator(words)
         command = parsed(words) if words[0] != "--install-completion" else ""  # that one acts while it is parsed
         if _elsewhere(line):
             return 0, ""
@@ -136,10 +144,17 @@ class Workplace:
             return self._on_a_live_one(command, words, asked)
         if command in _LOOKS:
             words = self._look(words)
+        if command == "new":
+            self._forget(words[1])
         if command == "plan":
             self._ensure_inputs(load_study(words[1], words[2:], check_data=False))
-        code, said = orchestrator(words, asked.cwd, asked.env)
+        code, said = orchestrator(words)
         return (0 if command == "doctor" and code == 3 else code), said  # of the machine that this test runs on
+
+    def _forget(self, task: str) -> None:
+        """Another page has shown how to write this task: here nobody has."""
+        for path in (f"my_tasks/{task}.py", f"tests/test_{task}.py", f"{task}.yaml"):
+            (self.here / path).unlink(missing_ok=True)
 
     # ----------------------------------------------------------------------------------------------------- searches
 
@@ -150,21 +165,15 @@ class Workplace:
         key = repr((ref, typed, own))
         if key in self._said:
             return 0, self._said[key]
-        code, said = (
-            orchestrator(["plan", ref, *typed], asked.cwd, asked.env) if not self._chains(ref, typed) else (0, "")
-        )
-        if code:
-            return code, said
-        code, said = orchestrator(["run", ref, *shrunk(ref, typed)], asked.cwd, asked.env)
+        try:
+            self._ensure_inputs(load_study(ref, typed, check_data=False))
+            make_plan(chain.pinned(load_study(ref, typed), Runs.default()), [_LARGE])
+        except OrchestratorError:
+            return orchestrator(["run", ref, *typed])  # which says what is wrong
+        code, said = orchestrator(["run", ref, *shrunk(ref, typed)])
         if code == 0:
             self._said[key] = said
         return code, said
-
-    def _chains(self, ref: str, typed: list[str]) -> bool:
-        """Whether a study reads earlier ones; these have run then."""
-        study = load_study(ref, typed, check_data=False)
-        self._ensure_inputs(study)
-        return study.inputs is not None
 
     def _ensure_inputs(self, study) -> None:
         for name in study.inputs.studies if study.inputs is not None else ():
@@ -180,9 +189,9 @@ class Workplace:
         name = first if first and not again else name
         if name not in registry.study_names():
             return  # nobody ran it: the command itself will say so
-        self._chains(name, [])
-        asked = Asked([], self.here, self._environment())
-        code, said = orchestrator(["run", name, *shrunk(name, [])], asked.cwd, asked.env)
+        self._ensure_inputs(load_study(name, check_data=False))
+        with as_asked(Asked([], self.here, self._environment())):
+            code, said = orchestrator(["run", name, *shrunk(name, [])])
         assert code == 0, f"{name}, which a page looks at, does not run:\n{said}"
 
     def _look(self, words: list[str]) -> list[str]:
@@ -210,13 +219,14 @@ class Workplace:
         """On a study of the toy task that has the name and is in the condition that the command is for."""
         root, name = self._root / "live", words[1]
         shutil.rmtree(root / name, ignore_errors=True)
-        env = {**asked.env, "ORCHESTRATOR_RUNS": str(root)}
+        asked = Asked(words, asked.cwd, {**asked.env, "ORCHESTRATOR_RUNS": str(root)})
         condition = _killed if command == "resume" else _running
         with condition(StudyFolder(root / name), endless=command != "logs") as record:
             broken = next(trial.id for trial in record().trials.values() if trial.state is State.FAILED)
             whole = next(trial.id for trial in record().trials.values() if trial.state is not State.FAILED)
             trial = broken if command in ("retry", "resume") else whole
-            return orchestrator([_TRIAL.sub(trial, word) for word in words], asked.cwd, env)
+            with as_asked(asked):
+                return orchestrator([_TRIAL.sub(trial, word) for word in words])
 
 
 def _toy(name: str, endless: bool) -> dict:
@@ -269,9 +279,10 @@ def shrunk(ref: str, typed: list[str]) -> list[str]:
     """The words of a run with those that make it short: a small space before what was typed, small sizes behind."""
     raw, _ = yamlfile.load(registry.study_path(ref))
     name = raw.get("name", Path(ref).stem)
-    added = docrules.SHRINK_STUDY.get(name, docrules.SHRINK.get(raw["task"]))
+    ships = raw["task"] in SHIPPED
+    added = docrules.SHRINK_STUDY.get(name, docrules.SHRINK.get(raw["task"], None if ships else ""))
     assert added is not None, f"no rule of tests/docs/docrules.py makes a run of the task {raw['task']} short"
-    words = added.split()
+    words = [*added.split(), "resources.gpus=0"]
     words += ["finalists.top=1", "finalists.seeds=2"] if raw.get("finalists") else []
     space = [word for word in words if word.startswith("search.space=")]
     return [*space, *typed, *(word for word in words if word not in space)]
