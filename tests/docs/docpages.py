@@ -13,6 +13,7 @@ _FENCE = re.compile(
 )
 _SPAN = re.compile(r"(?<!`)`([^`]+)`(?!`)")
 _COMMAND = re.compile(r"(?:[A-Z_]+=\S+ )?(?:orchestrator|make|cp|kubectl|sbatch|python) [a-z\-]")
+_OPTIONAL = re.compile(r"\[(-[\w-]+|[A-Z]+)\]")
 _LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
 _COMMENT = re.compile(r"(^|\s)#.*$", re.MULTILINE)
 
@@ -62,7 +63,7 @@ def spans(page: Path) -> Iterator[Block]:
     for match in _SPAN.finditer(without):
         words = " ".join(match[1].split())
         if _COMMAND.match(words) and "|" not in words and "…" not in words:
-            yield Block(page, without.count("\n", 0, match.start()) + 1, "sh", re.sub(r"[\[\]]", "", words) + "\n")
+            yield Block(page, without.count("\n", 0, match.start()) + 1, "sh", _OPTIONAL.sub(r"\1", words) + "\n")
 
 
 def is_output(block: Block) -> bool:

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 import shutil
 import subprocess
 import sys
-import threading
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import doclive
 import docrules
 import docstandins
-import lab
 from docpages import ROOT, Block
 from docshell import Asked, Terminal, as_asked, orchestrator, parsed
 
 from orchestrator import chain, cli_help, registry, yamlfile
+from orchestrator.datasets import catalogue
 from orchestrator.errors import OrchestratorError
 from orchestrator.folder import Runs, StudyFolder
 from orchestrator.journal import load_record
@@ -52,17 +49,19 @@ class Workplace:
 
     def execute(self, block: Block) -> str:
         """Run the commands of a block; returns what they printed. AssertionError names the one that failed."""
-        self._ran: list[str] = []
-        code, said = self._terminal.run(_stood_in(block.text), {**self._environment(), "HOME": str(self._root)})
+        code, said = self._typed(block)
         assert code == 0, f"{block.where}: {self._ran[-1] if self._ran else 'bash'} ended with {code}:\n{said}"
         return said
 
     def refused(self, block: Block) -> str:
         """As `execute`, for a block whose last command is shown to fail."""
-        self._ran = []
-        code, said = self._terminal.run(_stood_in(block.text), {**self._environment(), "HOME": str(self._root)})
+        code, said = self._typed(block)
         assert code in (1, 2, 3, 130), f"{block.where}: this was to be refused:\n{said}"
         return said
+
+    def _typed(self, block: Block) -> tuple[int, str]:
+        self._ran: list[str] = []
+        return self._terminal.run(_stood_in(block.text), {**self._environment(), "HOME": str(self._root)})
 
     def _environment(self) -> dict[str, str]:
         keep = {name: os.environ[name] for name in ("LANG", "OMP_NUM_THREADS") if name in os.environ}
@@ -108,7 +107,7 @@ class Workplace:
         said = done.stderr
         for line in done.stdout.splitlines():
             if line.startswith(".venv/bin/orchestrator"):
-                code, out = self._orchestrator(Asked(["orchestrator", *line.split()[1:]]))
+                code, out = self._orchestrator(Asked(["orchestrator", *line.split()[1:]], asked.cwd, asked.env))
                 said += out
                 if code:
                     return code, said
@@ -131,11 +130,11 @@ class Workplace:
         if "--help" in words:
             return orchestrator(words)
         command = parsed(words) if words[0] != "--install-completion" else ""  # that one acts while it is parsed
+        if command == "data get":
+            catalogue.data_set(words[2])  # there is one of that name
         if _elsewhere(line):
             return 0, ""
-        if (
-            "--cluster" in words or "ORCHESTRATOR_CLUSTER" in asked.env
-        ):  # and then here, to see whether the rest is right
+        if "--cluster" in words or "ORCHESTRATOR_CLUSTER" in asked.env:  # then here, to see whether the rest is right
             assert command in (*docrules.ON_A_CLUSTER, *_LOOKS), f"'{line}': no rule says who runs this on a cluster"
             words = _CLUSTER.sub("", f" {' '.join(words)}").split()
         if command in ("run", "demo"):
@@ -220,56 +219,13 @@ class Workplace:
         root, name = self._root / "live", words[1]
         shutil.rmtree(root / name, ignore_errors=True)
         asked = Asked(words, asked.cwd, {**asked.env, "ORCHESTRATOR_RUNS": str(root)})
-        condition = _killed if command == "resume" else _running
+        condition = doclive.killed if command == "resume" else doclive.running
         with condition(StudyFolder(root / name), endless=command != "logs") as record:
             broken = next(trial.id for trial in record().trials.values() if trial.state is State.FAILED)
             whole = next(trial.id for trial in record().trials.values() if trial.state is not State.FAILED)
             trial = broken if command in ("retry", "resume") else whole
             with as_asked(asked):
                 return orchestrator([_TRIAL.sub(trial, word) for word in words])
-
-
-def _toy(name: str, endless: bool) -> dict:
-    """Eight trials, half of which break."""
-    space = {"mood": {"choice": ["well", "raise"]}, "width": {"choice": [1, 2, 3, 4]}}
-    params = {"steps": 10**6 if endless else 20, "pace": 0.02, "saves": True}
-    return {"name": name, "params": params, "search": {"algorithm": "grid", "space": space}, "failures": {"retries": 0}}
-
-
-@contextlib.contextmanager
-def _running(folder: StudyFolder, endless: bool) -> Iterator[Callable]:
-    """All its trials have begun and half have failed; another thread drives it."""
-    drive = lambda: lab.session(folder.root, _toy(folder.name, endless), cpus=8)  # noqa: E731
-    thread = threading.Thread(target=drive, daemon=True)
-    thread.start()
-
-    def record():
-        return load_record(folder.journal)
-
-    def is_so() -> bool:
-        trials = record().trials.values() if folder.journal.exists() else ()
-        begun = [trial for trial in trials if trial.steps or trial.state is State.FAILED]
-        return len(begun) == 8 and sum(trial.state is State.FAILED for trial in trials) == 4
-
-    deadline = time.monotonic() + 60
-    while not is_so():
-        assert time.monotonic() < deadline, "the live study did not come to its condition"
-        time.sleep(0.02)
-    yield record
-    if thread.is_alive() and endless:
-        from orchestrator.control import Command, order
-
-        with contextlib.suppress(Exception):  # the command itself may have stopped it
-            order(folder, Command.STOP)
-    thread.join(30)
-
-
-@contextlib.contextmanager
-def _killed(folder: StudyFolder, endless: bool) -> Iterator[Callable]:
-    """Its driver died when half had failed and the others were at work."""
-    with contextlib.suppress(lab.Killed):
-        lab.session(folder.root, _toy(folder.name, endless=False), cpus=8, dies_after=60)
-    yield lambda: load_record(folder.journal)
 
 
 # ---------------------------------------------------------------------------------------------------------- the words
