@@ -210,7 +210,7 @@ class Workplace:
     def _trial(self, study: str, trial: str) -> str:
         journal = self.runs.root / study / "journal.jsonl"
         known = list(load_record(journal).trials) if journal.exists() else [trial]
-        return trial if trial in known else known[-1]
+        return known[int(trial[1:]) % len(known)]
 
     # ------------------------------------------------------------------------- studies that run, or that were killed
 

@@ -25,6 +25,7 @@ from tasks.terms import builtin
 PAGES = docpages.pages()
 REPEATS = ROOT / "README.zh-CN.md"  # what it shows is what README.md shows: see below
 _NUMBER = re.compile(r"\d+(?:[.,:]\d+)*(?:e[+-]?\d+)?")
+_OF_ONE_RUN = re.compile(r"\s+(?!→)\S|\(|…|\d|t\d{4}\b|\S+ {2,}.*\d")  # rows of tables, and where lines are left out
 
 
 def _name(page: Path) -> str:
@@ -85,13 +86,14 @@ def check_output(output: Block, said: str) -> None:
     """Each line that a page shows is one that came, but for numbers; rows of tables are of one run, and pass."""
     came = {_pattern(line) for line in said.splitlines()}
     for line in output.text.splitlines():
-        if line.strip() and not re.match(r"\s|\W*\(|…|\d|t\d{4}\b", line):
+        if line.strip() and not _OF_ONE_RUN.match(line):
             assert any(_pattern(line) in other for other in came), f"{output.where}: '{line}' is not in:\n{said}"
 
 
 def _pattern(line: str) -> str:
-    """Its words, numbers apart; what a verdict says is of one run."""
-    return "verdict:" if line.startswith("verdict:") else " ".join(_NUMBER.sub("#", line).split())
+    """Its words, numbers apart; of what is concluded the beginning."""
+    concludes = re.match(r"verdict:|On the same", line)
+    return concludes[0] if concludes else " ".join(_NUMBER.sub("#", line).split())
 
 
 def check_python(block: Block, workplace: Workplace) -> None:
