@@ -29,7 +29,7 @@ def deviation_figure(deviations: Mapping[str, Tensor], title: str) -> Figure:
     return figure
 
 
-_TITLES = {"clean": "as claimed", "epsilon": "ε", "weight_decay": "weight decay", "clipping": "clipping by the joint norm"}
+_TITLES = {"clean": "as claimed", "epsilon": "ε", "weight_decay": "weight decay", "clipping": "joint clipping"}
 
 
 def study_figures(rows: Sequence[Row]) -> Mapping[str, Figure]:
