@@ -15,6 +15,7 @@ import json
 import os
 import select
 import shutil
+import signal
 import socket
 import subprocess
 import sys
@@ -153,6 +154,17 @@ def run_in_threads(driver, on_change: Callable[[], None]) -> None:
     live: dict = {}
     driver.kill = lambda trial: live[trial].stop(5)
     lab.work(driver, live, lambda driver: on_change())
+
+
+def run_until_ctrl_c(driver, on_change: Callable[[], None]) -> None:
+    """The same, and Ctrl-C is pressed when a trial has reported."""
+
+    def changed() -> None:
+        on_change()
+        if driver.load[0] and not driver.stop.is_set():
+            signal.raise_signal(signal.SIGINT)
+
+    run_in_threads(driver, changed)
 
 
 @contextlib.contextmanager

@@ -12,10 +12,11 @@ from pathlib import Path
 import doclive
 import docrules
 import docstandins
+import pytest
 from docpages import ROOT, Block
-from docshell import Asked, Terminal, as_asked, orchestrator, parsed
+from docshell import Asked, Terminal, as_asked, orchestrator, parsed, run_until_ctrl_c
 
-from orchestrator import chain, cli_help, registry, yamlfile
+from orchestrator import chain, cli_help, registry, trials, yamlfile
 from orchestrator.datasets import catalogue
 from orchestrator.errors import OrchestratorError
 from orchestrator.folder import Runs, StudyFolder
@@ -58,6 +59,19 @@ class Workplace:
         code, said = self._typed(block)
         assert code in (1, 2, 3, 130), f"{block.where}: this was to be refused:\n{said}"
         return said
+
+    def interrupted(self, block: Block) -> str:
+        """As `execute`, for a run in which Ctrl-C is pressed. What is left of it goes: pages begin without it."""
+        before, said = set(self.runs.studies()), dict(self._said)
+        self._said.clear()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(trials, "run_trials", run_until_ctrl_c)
+            code, printed = self._typed(block)
+        assert code == 130, f"{block.where}: {self._ran[-1]} ended with {code}:\n{printed}"
+        self._said = said
+        for left in set(self.runs.studies()) - before:
+            shutil.rmtree(left.root)
+        return printed
 
     def _typed(self, block: Block) -> tuple[int, str]:
         self._ran: list[str] = []
@@ -161,7 +175,7 @@ class Workplace:
         """Run a study: as it was typed it must be valid; what then runs is small."""
         ref, typed = words[0], [_folder_of(words[0], word) for word in words[1:]]
         own = {name: value for name, value in asked.env.items() if name.startswith("ORCHESTRATOR_")}
-        key = repr((ref, typed, own))
+        key = repr((registry.study_path(ref).read_text(), typed, own))
         if key in self._said:
             return 0, self._said[key]
         try:

@@ -64,8 +64,11 @@ def test_all_that_a_page_shows_is_so(page, workplace):
 
 def check(block: Block, output: Block | None, workplace: Workplace) -> None:
     if block.language == "sh":
-        refused = output is not None and "error: " in output.text
-        said = workplace.refused(block) if refused else workplace.execute(block)
+        shown = output.text if output is not None else ""
+        if "error: interrupted" in shown:
+            said = workplace.interrupted(block)
+        else:
+            said = workplace.refused(block) if "error: " in shown else workplace.execute(block)
         if output is not None:
             check_output(output, said)
     elif block.language == "python":
