@@ -163,6 +163,7 @@ def run_until_ctrl_c(driver, on_change: Callable[[], None]) -> None:
         on_change()
         if driver.load[0] and not driver.stop.is_set():
             signal.raise_signal(signal.SIGINT)
+            on_change()
 
     run_in_threads(driver, changed)
 

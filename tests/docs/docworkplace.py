@@ -73,6 +73,14 @@ class Workplace:
             shutil.rmtree(left.root)
         return printed
 
+    def write(self, study: str) -> None:
+        """The reader's ``my-study.yaml``, as a page has it; its runs on earlier pages were another's."""
+        file = self.here / "my-study.yaml"
+        if not file.exists() or file.read_text() != study:
+            file.write_text(study)
+            for run in self.runs.root.glob("my-study*"):
+                shutil.rmtree(run)
+
     def _typed(self, block: Block) -> tuple[int, str]:
         self._ran: list[str] = []
         return self._terminal.run(_stood_in(block.text), {**self._environment(), "HOME": str(self._root)})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import json
 import re
 import tomllib
@@ -43,7 +44,7 @@ def workplace(tmp_path_factory):
     patch.setattr(builtin, "_BACKGROUND", 2000)
     made = Workplace(tmp_path_factory.mktemp("docs"))
     readme = next(block for block in docpages.blocks(ROOT / "README.md") if block.language == "yaml")
-    (made.here / "my-study.yaml").write_text(readme.text)
+    made.write(readme.text)
     yield made
     made.close()
     patch.undo()
@@ -100,12 +101,8 @@ def _pattern(line: str) -> str:
 
 
 def check_python(block: Block, workplace: Workplace) -> None:
-    patch = pytest.MonkeyPatch()
-    patch.chdir(workplace.here)
-    try:
+    with contextlib.chdir(workplace.here):
         exec(compile(block.text, block.where, "exec"), {"__name__": "page"})  # noqa: S102 - it is what a reader does
-    finally:
-        patch.undo()
 
 
 def check_yaml(block: Block, workplace: Workplace) -> None:
@@ -114,9 +111,10 @@ def check_yaml(block: Block, workplace: Workplace) -> None:
     path.write_text(block.text)
     raw, _ = yamlfile.load(path)
     if "task" in raw:
-        (workplace.here / "my-study.yaml").write_text(block.text)
+        workplace.write(block.text)
     base = {"task": "dogs", "search": {"trials": 1, "space": {}}}
-    make_plan(build({**base, **raw}), [Node("here", 64, 8)])
+    with contextlib.chdir(workplace.here):
+        make_plan(build({**base, **raw}), [Node("here", 64, 8)])
 
 
 def check_tree(block: Block) -> None:
