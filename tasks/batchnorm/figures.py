@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 
 from tasks.api import Row, Support
 from tasks.batchnorm import ARMS, BANDS, STAGES
@@ -81,7 +82,12 @@ def _bands(rows: Sequence[Row]) -> Figure:
                 axes.set_title(arm)
             if column == 0:
                 axes.set_ylabel(title)
-    figure.supxlabel("part of the training")
+    for axes in grid[:, 0]:
+        if axes.get_yscale() == "log":  # whole decades, which are what is labelled; linear where nothing is drawn
+            low, high = np.log10(axes.get_ylim())
+            axes.set_ylim(10 ** np.floor(low), 10 ** np.ceil(high))
+            axes.yaxis.set_minor_formatter(NullFormatter())
+    figure.supxlabel("share of the training that is done")
     figure.suptitle(f"Along the gradient, ½ to 4 times the learning rate {lr:g}")
     return figure
 

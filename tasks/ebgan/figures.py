@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
@@ -19,8 +20,8 @@ from tasks.ebgan.toys import Toy
 
 _FRAMES = 60
 """Of an animation, at most."""
-_LIMIT = 12.0
-"""Energies above the least are drawn up to this many nats."""
+_LIMIT = 300.0
+"""Energies above the least are drawn up to this many nats, the least of them in most of the colours."""
 _CURVES = (
     ("energy/gap", "energy gap, data − generator"), ("energy/penalty", "E‖∇U‖² on data"),
     ("entropy/information", "estimate of I(G(z), z)"), ("gradient/energy", "gradient norm of U's loss"),
@@ -116,8 +117,10 @@ def _plane(frame: Frame, toy: Toy) -> Figure:
     assert frame.energies is not None
     above = (frame.energies - frame.energies.min()).clamp(max=_LIMIT).T.numpy()
     ends = (-toy.extent, toy.extent)
-    drawn = axes.imshow(above, origin="lower", extent=(*ends, *ends), cmap="viridis_r", vmin=0, vmax=_LIMIT)
-    figure.colorbar(drawn, ax=axes, label="energy above the least, nats", extend="max", shrink=0.85)
+    scale = PowerNorm(0.4, vmin=0, vmax=_LIMIT)
+    drawn = axes.imshow(above, origin="lower", extent=(*ends, *ends), cmap="viridis_r", norm=scale)
+    bar = figure.colorbar(drawn, ax=axes, label="energy above the least, nats", extend="max", shrink=0.85)
+    bar.set_ticks([0, 3, 10, 30, 100, 300])
     if toy.is_modal:
         axes.plot(*toy.centres.T.numpy(), "+", color="white", markersize=7, markeredgewidth=1.2)
     axes.plot(*frame.samples.T.numpy(), ".", color="#d62728", markersize=2.5, alpha=0.7)

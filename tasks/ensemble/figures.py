@@ -29,6 +29,8 @@ def members_figure(sizes: Sequence[int], chosen_on: Sequence[float], report: Seq
     axes.plot(sizes, chosen_on, "o--", label="on the photos that chose them")
     axes.plot(sizes, report, "s-", label="on photos that chose nothing")
     axes.set(xscale="log", title="Top-1 of the heaviest members alone")
+    axes.set_xticks(sizes, [str(size) for size in sizes])
+    axes.minorticks_off()
     axes.legend(fontsize="small")
     return figure
 

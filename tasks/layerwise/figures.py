@@ -29,10 +29,14 @@ def deviation_figure(deviations: Mapping[str, Tensor], title: str) -> Figure:
     return figure
 
 
+_TITLES = {"clean": "as claimed", "epsilon": "ε", "weight_decay": "weight decay", "clipping": "joint clipping"}
+
+
 def study_figures(rows: Sequence[Row]) -> Mapping[str, Figure]:
     """The greatest deviation of each trial against λ, one panel for the pure claim and one for each breaker."""
     figure = Figure(figsize=(10, 7), layout="constrained")
-    for axes, what in zip(figure.subplots(2, 2, sharex=True, sharey=True).flat, ("clean", *BREAKERS), strict=True):
+    grid = figure.subplots(2, 2, sharex=True, sharey=True)
+    for axes, what in zip(grid.flat, ("clean", *BREAKERS), strict=True):
         for number, optimizer in enumerate(OPTIMIZERS):
             own = [row.metrics for row in rows if int(row.metrics["optimizer"]) == number]
             for kind, style in (("deviation", "o-"), ("corrected", "x--")):
@@ -42,9 +46,10 @@ def study_figures(rows: Sequence[Row]) -> Mapping[str, Figure]:
                     label = optimizer if kind == "deviation" else None
                     axes.plot([scale for scale, _ in points], heights, style, color=f"C{number}", label=label)
         axes.set_xscale("log")
-        _logarithmic(axes, "λ", what.replace("_", " ") + ("" if what == "clean" else " (dashed: corrected)"))
-        if axes.get_legend_handles_labels()[1]:
-            axes.legend(fontsize="small")
+        _logarithmic(axes, "λ", _TITLES[what] + ("" if what == "clean" else " (dashed: corrected)"))
+        axes.label_outer()
+    if grid[0, 0].get_legend_handles_labels()[1]:  # all optimisers are in the first panel
+        grid[0, 0].legend(fontsize="small")
     return {"deviations": figure}
 
 

@@ -18,7 +18,10 @@ _COLUMNS = (
 )  # fmt: skip
 _MAPPED = 150  # terms on the map
 _NEAR = 0.2  # cosine of a term that is named as near
-_LABELS = {"baseline": "precision of the post's method", "non_terms": "non-terms among the first k"}
+_LABELS = {
+    "precision": "precision", "baseline": "precision of\nthe post's method", "recall": "recall",
+    "confirmed": "confirmed without\na list of terms", "non_terms": "non-terms among\nthe first k",
+}  # fmt: skip
 _FONTS = ("Noto Sans CJK SC", "Noto Sans SC", "Source Han Sans SC", "WenQuanYi Zen Hei", "WenQuanYi Micro Hei",
           "SimHei", "Microsoft YaHei", "PingFang SC", "Droid Sans Fallback")  # fmt: skip
 
@@ -87,7 +90,7 @@ def _write_table(path: Path, listed: Listed) -> None:
 def _draw_scores(context: Context, listed: Listed, curves: dict[str, np.ndarray]) -> None:
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(7, 4), layout="constrained")
+    figure = Figure(figsize=(8.5, 4), layout="constrained")
     axes = figure.subplots()
     ranks = np.arange(1, len(listed) + 1)
     axes.plot(ranks, listed.score, color="C0", label="score")
@@ -95,7 +98,7 @@ def _draw_scores(context: Context, listed: Listed, curves: dict[str, np.ndarray]
         axes.plot(ranks, values, color=f"C{number}", label=_LABELS.get(name, name))
     axes.set(xscale="log", xlabel="k, rank", ylim=(0, 1.02), title="Score by rank, and how good the first k are")
     axes.grid(alpha=0.3)
-    axes.legend()
+    axes.legend(loc="center left", bbox_to_anchor=(1, 0.5))  # beside the curves: they leave no corner free
     context.figure("scores", figure)
 
 
