@@ -115,7 +115,9 @@ def report(study: RunName) -> None:
 
     folder, record = _record(study)
     write_report(record, folder)
-    folder.publish(folder.report)
+    for written in (folder.figures, folder.report):
+        if written.exists():
+            folder.publish(written)
     terminal.say(str(folder.report))
 
 

@@ -82,10 +82,11 @@ def _bands(rows: Sequence[Row]) -> Figure:
                 axes.set_title(arm)
             if column == 0:
                 axes.set_ylabel(title)
-    for axes in grid[:, 0]:  # whole decades, which are what is labelled
-        low, high = np.log10(axes.get_ylim())
-        axes.set_ylim(10 ** np.floor(low), 10 ** np.ceil(high))
-        axes.yaxis.set_minor_formatter(NullFormatter())
+    for axes in grid[:, 0]:
+        if axes.get_yscale() == "log":  # whole decades, which are what is labelled; linear where nothing is drawn
+            low, high = np.log10(axes.get_ylim())
+            axes.set_ylim(10 ** np.floor(low), 10 ** np.ceil(high))
+            axes.yaxis.set_minor_formatter(NullFormatter())
     figure.supxlabel("share of the training that is done")
     figure.suptitle(f"Along the gradient, ½ to 4 times the learning rate {lr:g}")
     return figure

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from scipy.special import logsumexp
 
 from tasks import logits as left
 from tasks.api import Context, Input, InputError
@@ -34,6 +35,19 @@ class Scored:
     source: Path | Logits
 
 
+@dataclass(frozen=True)
+class Judged:
+    """What cells of trials say of each photo, means over the trials of a cell: (cells, photos) each."""
+
+    hits: np.ndarray
+    """Share of them that have it right."""
+    losses: np.ndarray
+    """Log loss, nats."""
+
+    def part(self, cells: slice) -> Judged:
+        return Judged(self.hits[cells], self.losses[cells])
+
+
 def run(params: CompareParams, context: Context) -> Mapping[str, float]:
     """The metrics; reports the difference so far after each seed, and leaves a table of them."""
     trials = of_inputs(context.inputs, params.by) if context.inputs else generated()
@@ -45,26 +59,30 @@ def run(params: CompareParams, context: Context) -> Mapping[str, float]:
             f"{params.by}={params.baseline} (seeds {_listed(baseline)}) ran on: {params.seeds} are the least (repeat "
             "the earlier study's points on more seeds)"
         )
-    of_arm_hits, of_baseline_hits = hits([arm[seed] for seed in seeds] + [baseline[seed] for seed in seeds])
-    differences = of_arm_hits - of_baseline_hits
+    scores = judged([arm[seed] for seed in seeds] + [baseline[seed] for seed in seeds])
+    ours, theirs = scores.part(slice(len(seeds))), scores.part(slice(len(seeds), None))
+    differences = ours.hits - theirs.hits
     for step in range(1, len(seeds) + 1):
         context.report(step, difference=float(differences[:step].mean()))
-    _leave(context.artifact("seeds.csv"), seeds, of_arm_hits, of_baseline_hits)
-    return measured(of_arm_hits, of_baseline_hits, context.seed)
+    _leave(context.artifact("seeds.csv"), seeds, ours.hits, theirs.hits)
+    return measured(ours, theirs, context.seed)
 
 
-def measured(arm: np.ndarray, baseline: np.ndarray, seed: int) -> dict[str, float]:
-    """The metrics of hits (seeds, photos) of both; ``seed`` is the bootstrap's."""
-    differences = arm - baseline
+def measured(arm: Judged, baseline: Judged, seed: int) -> dict[str, float]:
+    """The metrics of both; ``seed`` is the bootstrap's."""
+    differences = arm.hits - baseline.hits
     both, over_photos = crossed(differences), bootstrap(differences.mean(axis=0), seed)
+    saved = crossed(baseline.losses - arm.losses)
     gained, lost = signs(differences)
     return {
         "difference": both.mean, "difference_low": both.low, "difference_high": both.high, "p_value": both.p_value,
         "photo_low": over_photos.low, "photo_high": over_photos.high,
         "seed_spread": float(differences.mean(axis=1).std(ddof=1)),
         "mcnemar_p": mcnemar(gained, lost), "gained": float(gained), "lost": float(lost),
-        "seeds": float(len(arm)), "photos": float(arm.shape[1]),
-        "arm/top1": float(arm.mean()), "baseline/top1": float(baseline.mean()),
+        "seeds": float(len(arm.hits)), "photos": float(arm.hits.shape[1]),
+        "arm/top1": float(arm.hits.mean()), "baseline/top1": float(baseline.hits.mean()),
+        "arm/log_loss": float(arm.losses.mean()), "baseline/log_loss": float(baseline.losses.mean()),
+        "log_loss_gain": saved.mean, "log_loss_gain_low": saved.low, "log_loss_gain_high": saved.high,
     }  # fmt: skip
 
 
@@ -97,13 +115,12 @@ def of_arm(trials: Iterable[Scored], value: Value, by: str) -> dict[int, list[Sc
     return dict(found)
 
 
-def hits(cells: Sequence[Sequence[Scored]]) -> tuple[np.ndarray, np.ndarray]:
-    """Share of a cell's trials that have each photo right, for the first and the second half of the cells:
-    (seeds, photos) each, photos sorted by key."""
+def judged(cells: Sequence[Sequence[Scored]]) -> Judged:
+    """How right the trials of each cell are on each photo, photos sorted by key."""
     frame: Frame | None = None
-    first, rows = "", []
+    first, all_hits, all_losses = "", [], []
     for cell in cells:
-        shares = []
+        hits, losses = [], []
         for trial in cell:
             logits = _read(trial)
             if frame is None:
@@ -112,10 +129,11 @@ def hits(cells: Sequence[Sequence[Scored]]) -> tuple[np.ndarray, np.ndarray]:
             if not np.isfinite(scores).all():
                 raise InputError(f"{trial.name} left scores that are no finite numbers: leave it out of the inputs")
             own = scores[np.arange(len(scores)), frame.labels]
-            shares.append((scores >= own[:, None]).sum(axis=1) == 1)  # a tie is no success
-        rows.append(np.mean(shares, axis=0))
-    half = len(rows) // 2
-    return np.stack(rows[:half]), np.stack(rows[half:])
+            hits.append((scores >= own[:, None]).sum(axis=1) == 1)  # a tie is no success
+            losses.append(logsumexp(scores, axis=1) - own)
+        all_hits.append(np.mean(hits, axis=0))
+        all_losses.append(np.mean(losses, axis=0))
+    return Judged(np.stack(all_hits), np.stack(all_losses))
 
 
 def generated() -> list[Scored]:

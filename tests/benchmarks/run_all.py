@@ -1,4 +1,9 @@
-"""Runs every benchmark, one after the other, and writes docs/benchmarks.md. Arguments are handed on (``--quick``)."""
+"""Runs the benchmarks one after the other and keeps what they say in docs/benchmarks.md.
+
+    python tests/benchmarks/run_all.py [NAME …] [--quick]
+
+Without a name all run; with names only these do, and only their rows are replaced. ``--quick`` is handed on.
+"""
 
 from __future__ import annotations
 
@@ -7,38 +12,53 @@ import os
 import platform
 import subprocess
 import sys
+from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 HERE = Path(__file__).resolve().parent
 PAGE = HERE.parents[1] / "docs" / "benchmarks.md"
+HEAD = f"""# Benchmarks
+
+What `make bench` measures; one run each unless a name says more. All rows: {os.cpu_count()} cores,
+{platform.machine()}, Python {platform.python_version()}, no GPU.
+
+| benchmark | what | measured | bar | holds | when |
+|---|---|---|---|---|---|
+"""
 
 
 def main() -> None:
-    rows, failed = [], False
-    for path in sorted(HERE.glob("*.py")):
-        if path.name in ("bars.py", "run_all.py"):
-            continue
-        done = subprocess.run([sys.executable, path, *sys.argv[1:]], stdout=subprocess.PIPE, text=True, check=False)
+    known = [path.stem for path in sorted(HERE.glob("*.py")) if path.stem not in ("bars", "run_all")]
+    flags = [word for word in sys.argv[1:] if word.startswith("-")]
+    wanted = [word for word in sys.argv[1:] if word not in flags] or known
+    if unknown := sorted({*wanted} - {*known}):
+        raise SystemExit(f"no benchmark is named {unknown[0]!r}; there are {', '.join(known)}")
+    rows, failed = kept(known), False
+    for name in wanted:
+        done = subprocess.run(
+            [sys.executable, HERE / f"{name}.py", *flags], stdout=subprocess.PIPE, text=True, check=False
+        )
         sys.stdout.write(done.stdout)
-        if done.returncode != 0:
-            failed = True
-            rows.append(f"| {path.stem} | did not run | | | |")
-            continue
-        for bar in json.loads(done.stdout.splitlines()[-1])["bars"]:
-            failed = failed or not bar["holds"]
-            holds = "yes" if bar["holds"] else "**no**"
-            rows.append(f"| {path.stem} | {bar['name']} | {bar['value']:g} {bar['unit']} | {bar['bar']:g} | {holds} |")
-    PAGE.parent.mkdir(exist_ok=True)
-    PAGE.write_text(page(rows), encoding="utf-8")
+        bars = json.loads(done.stdout.splitlines()[-1])["bars"] if done.returncode == 0 else []
+        rows[name] = [row(name, bar) for bar in bars] or [f"| {name} | did not run | | | | {date.today()} |"]
+        failed = failed or not all(bar["holds"] for bar in bars) or not bars
+        PAGE.parent.mkdir(exist_ok=True)
+        PAGE.write_text(HEAD + "\n".join(line for each in rows.values() for line in each) + "\n", encoding="utf-8")
     sys.exit(failed)
 
 
-def page(rows: list[str]) -> str:
-    machine = f"{os.cpu_count()} cores, {platform.machine()}, Python {platform.python_version()}"
-    head = f"# Benchmarks\n\n`make bench` on {date.today()}, {machine}; one run each unless a name says more."
-    table = ["| benchmark | what | measured | bar | holds |", "|---|---|---|---|---|", *rows]
-    return head + "\n\n" + "\n".join(table) + "\n"
+def kept(known: list[str]) -> dict[str, list[str]]:
+    """The rows on the page, by benchmark, in the order of ``known``."""
+    lines = PAGE.read_text(encoding="utf-8").splitlines() if PAGE.exists() else []
+    return {name: [line for line in lines if line.startswith(f"| {name} |")] for name in known}
+
+
+def row(name: str, bar: Mapping[str, Any]) -> str:
+    holds = "yes" if bar["holds"] else "**no**"
+    value = f"{bar['value']:g} {bar['unit']}".strip()
+    return f"| {name} | {bar['name']} | {value} | {bar['bar']:g} | {holds} | {date.today()} |"
 
 
 if __name__ == "__main__":

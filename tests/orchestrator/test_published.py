@@ -277,6 +277,18 @@ def test_runs_are_told_by_their_url(mirror, on, monkeypatch):
         runs.study("t")
 
 
+def test_a_page_written_anew_reaches_the_store_with_its_figures(mirror, on, monkeypatch, command):
+    lab.session(study(mirror).root, {**STUDY, "name": "s"}, mirror=mirror)
+    monkeypatch.setenv("ORCHESTRATOR_RUNS", mirror.url)
+    on("b")
+    assert command("report", "s")[0] == 0
+    on("c")
+    elsewhere = Runs.default().study("s")
+    elsewhere.obtain_pages()
+    assert elsewhere.report.exists()
+    assert (elsewhere.figures / "study-curves.png").exists()
+
+
 def test_orders_do_not_travel(mirror, on):
     from orchestrator.control import Command, order
 

@@ -57,6 +57,9 @@ def test_the_difference_is_that_of_the_paired_hits(tmp_path):
     metrics, context = ran(tmp_path, inputs)
     assert metrics["difference"] == pytest.approx(-12 / PHOTOS)
     assert metrics["baseline/top1"] == pytest.approx(0.8)
+    assert metrics["baseline/log_loss"] == pytest.approx(0.2 * 3 + np.log1p(np.exp(-3)), rel=1e-6)  # a miss: 3 more
+    assert metrics["log_loss_gain"] == pytest.approx(3 * metrics["difference"], rel=1e-6)
+    assert metrics["log_loss_gain_high"] == pytest.approx(3 * metrics["difference_high"], rel=1e-6)
     assert metrics["seed_spread"] == pytest.approx(4 / PHOTOS)
     assert (metrics["seeds"], metrics["photos"], metrics["gained"]) == (3, PHOTOS, 0)
     assert metrics["difference_low"] < metrics["photo_low"] < metrics["difference"] < metrics["photo_high"] < 0

@@ -145,8 +145,8 @@ def test_the_figure_has_a_panel_for_the_claim_and_each_breaker():
     rows[0] = row("sgd", 0.1, **{"deviation/clean": 0.0})
     (figure,) = TASK.figures(rows).values()
     panels = {axes.get_title().split(" (")[0]: axes for axes in figure.axes}
-    assert list(panels) == ["clean", "epsilon", "weight decay", "clipping"]
-    lines = [line for line in panels["clean"].get_lines() if line.get_label() in OPTIMIZERS]
+    assert list(panels) == ["as claimed", "ε", "weight decay", "joint clipping"]
+    lines = [line for line in panels["as claimed"].get_lines() if line.get_label() in OPTIMIZERS]
     assert [(line.get_label(), list(line.get_xdata())) for line in lines] == [("sgd", [0.1, 10]), ("adam", [0.1, 10])]
     assert list(lines[0].get_ydata()) == [1e-18, 1e-13]
 
