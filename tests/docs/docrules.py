@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 # ------------------------------------------------------------------------------------------- what makes a run short
 
-DOGS = "params.resolution=32 params.views=1 params.epochs=2 params.batch_size=8"
+DOGS = "params.resolution=32 params.views=1 params.epochs=2 params.batch_size=6"
 SHRINK = {  # of a task
     "dogs": f"{DOGS} search.trials=3",
     "angles": "params.samples=2000 params.shard=1000 search.space={n:{choice:[3,5]}}",
@@ -43,6 +43,8 @@ SHRINK_STUDY = {  # of a study, where its task's does not fit
     "ebgan-modes": "params.steps=4 params.report_every=2 params.width=8 params.generator_width=8 params.batch_size=16"
     " params.evaluated=100 params.final=200 params.chain_steps=4 search.trials=3",
 }
+
+OFFLINE = {"dogs-recipe": "params.weights=none"}  # a study whose plan asks the network, and what spares it that
 
 # ------------------------------------------------------------------------------------- what stands for a reader's own
 

@@ -188,7 +188,8 @@ class Workplace:
             return 0, self._said[key]
         try:
             self._ensure_inputs(load_study(ref, typed, check_data=False))
-            make_plan(chain.pinned(load_study(ref, typed), Runs.default()), [_LARGE])
+            study = load_study(ref, [*typed, *docrules.OFFLINE.get(Path(ref).stem, "").split()])
+            make_plan(chain.pinned(study, Runs.default()), [_LARGE])
         except OrchestratorError:
             return orchestrator(["run", ref, *typed])  # which says what is wrong
         code, said = orchestrator(["run", ref, *shrunk(ref, typed)])
