@@ -32,7 +32,6 @@ from orchestrator.plan import Node
 TOOLS = ("cat", "cp", "ls", "mkdir", "head", "rm")  # of the system, as they are
 OTHERS = ("make", "python", "pytest", "docker", "kubectl", "sbatch", "scancel", "tail")
 OURS = ("ORCHESTRATOR_", "RAY_ADDRESS", "MLFLOW_TRACKING", "COLUMNS")  # what a block may set for its commands
-SECONDS = 120.0
 _STUB = """#!{python} -IS
 import json, os, socket, sys
 with socket.socket(socket.AF_UNIX) as line:
@@ -90,12 +89,11 @@ class Terminal:
 
     def _answer(self) -> None:
         line, _ = self._line.accept()
-        with line, line.makefile("rw", encoding="utf-8") as talk:
-            asked = json.loads(talk.readline())
+        with line, line.makefile(encoding="utf-8") as question:
+            asked = json.loads(question.readline())
             code, out = self._obey(Asked(asked["words"], Path(asked["cwd"]), asked["env"]))
-            with contextlib.suppress(BrokenPipeError):
-                json.dump({"code": code, "out": out}, talk)
-                talk.flush()
+            with contextlib.suppress(BrokenPipeError):  # whoever asked has gone
+                line.sendall(json.dumps({"code": code, "out": out}).encode())
 
 
 # -------------------------------------------------------------------------------------------- orchestrator, in here

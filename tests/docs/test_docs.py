@@ -20,6 +20,7 @@ from orchestrator import cluster, trials, yamlfile
 from orchestrator.folder import Runs
 from orchestrator.plan import Node, make_plan
 from orchestrator.studyfile import build
+from orchestrator.tracker import tracking
 from tasks.dogs import drawn
 from tasks.terms import builtin
 
@@ -39,6 +40,7 @@ def workplace(tmp_path_factory):
     patch = pytest.MonkeyPatch()
     patch.setattr(cluster, "connect", docshell.one_node)
     patch.setattr(trials, "run_trials", docshell.run_in_threads)
+    patch.setattr(tracking.Projection, "log_model", lambda self: None)  # a fifth of the time, and has its own tests
     patch.setattr(drawn, "COUNTS", {"train": 4, "val": 2})  # of each breed of the built-in dogs
     patch.setattr(builtin, "_SENTENCES", 1000)  # of the built-in field
     patch.setattr(builtin, "_BACKGROUND", 2000)
