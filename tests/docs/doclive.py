@@ -19,8 +19,15 @@ from orchestrator.states import State
 def _toy(name: str, endless: bool) -> dict:
     """Eight trials, half of which break."""
     space = {"mood": {"choice": ["well", "raise"]}, "width": {"choice": [1, 2, 3, 4]}}
-    params = {"steps": 10**6 if endless else 20, "pace": 0.02, "saves": True}
+    params = {"steps": 10**6 if endless else 100, "pace": 0.01, "saves": True}
     return {"name": name, "params": params, "search": {"algorithm": "grid", "space": space}, "failures": {"retries": 0}}
+
+
+def _is_so(folder: StudyFolder) -> bool:
+    """Whether all trials have begun and half of them have failed."""
+    trials = load_record(folder.journal).trials.values() if folder.journal.exists() else ()
+    failed = sum(trial.state is State.FAILED for trial in trials)
+    return failed == 4 and sum(trial.steps > 0 for trial in trials) == 8
 
 
 @contextlib.contextmanager
@@ -31,19 +38,11 @@ def running(folder: StudyFolder, endless: bool) -> Iterator[Callable]:
     )
     thread.start()
 
-    def record():
-        return load_record(folder.journal)
-
-    def is_so() -> bool:
-        trials = record().trials.values() if folder.journal.exists() else ()
-        begun = [trial for trial in trials if trial.steps or trial.state is State.FAILED]
-        return len(begun) == 8 and sum(trial.state is State.FAILED for trial in trials) == 4
-
     deadline = time.monotonic() + 60
-    while not is_so():
+    while not _is_so(folder):
         assert time.monotonic() < deadline, "the live study did not come to its condition"
         time.sleep(0.02)
-    yield record
+    yield lambda: load_record(folder.journal)
     if thread.is_alive() and endless:
         with contextlib.suppress(OrchestratorError):  # the command itself may have stopped it
             order(folder, Command.STOP)
@@ -53,6 +52,11 @@ def running(folder: StudyFolder, endless: bool) -> Iterator[Callable]:
 @contextlib.contextmanager
 def killed(folder: StudyFolder, endless: bool) -> Iterator[Callable]:
     """Its driver died when half had failed and the others were at work."""
+
+    def die(driver) -> None:
+        if _is_so(folder):
+            raise lab.Killed
+
     with contextlib.suppress(lab.Killed):
-        lab.session(folder.root, _toy(folder.name, endless=False), cpus=8, dies_after=60)
+        lab.session(folder.root, _toy(folder.name, endless=False), cpus=8, between=die)
     yield lambda: load_record(folder.journal)
