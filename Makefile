@@ -4,13 +4,17 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-faults test-cluster lint bench lock install wheel clean
+.PHONY: demo test test-docs test-faults test-cluster lint bench lock install wheel clean
 
 demo: $(STAMP)
 	$(BIN)/orchestrator demo
 
 test: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
+
+# Every command, study and program that the pages print: minutes.
+test-docs: $(STAMP)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m docs -n 2 --dist load tests/docs
 
 # Kills, starves and cuts off real processes: about half an hour.
 test-faults: $(STAMP)

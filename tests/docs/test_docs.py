@@ -1,4 +1,7 @@
-"""What the pages print works: every command, study, program and link in them. `docrules` says how, where it must."""
+"""What the pages print works: every command, study, program and link in them. `docrules` says how, where it must.
+
+Executing a page takes seconds to a minute: that is `make test-docs`. Links, the index and both READMEs are fast tests.
+"""
 
 from __future__ import annotations
 
@@ -52,6 +55,7 @@ def workplace(tmp_path_factory):
     patch.undo()
 
 
+@pytest.mark.docs
 @pytest.mark.parametrize("page", [page for page in PAGES if page != REPEATS], ids=_name)
 def test_all_that_a_page_shows_is_so(page, workplace):
     blocks = docpages.blocks(page)
@@ -189,7 +193,7 @@ def test_what_runs_elsewhere_is_run_there(test):
         ("orchestrator run dgos\n", "there is no study 'dgos'"),
         ("orchestrator run dogs --cluster cluster.yaml --detatch\n", "no such option"),
         ("orchestrator cluster up --wiat 3\n", "no such option"),
-        ("orchestrator data get imagewof\n", "did you mean 'imagewoof'"),
+        ("orchestrator data get imagewof\n", "there is no data set 'imagewof'"),
         ("orchestrator show a-study-that-nobody-ran\n", "there is no study"),
         ("a-program-without-a-rule --now\n", "command not found"),
         ("kubectl frobnicate\n", "no rule of tests/docs/docrules.py"),
