@@ -87,8 +87,7 @@ class _Pass:
         self._energy, self._x = energy, x
         *hidden_layers, last = energy.linears()
         self._weights = [layer.weight for layer in energy.linears()]
-        embedded, self._turn = energy.embed(x)
-        self.inputs, self.slopes = [embedded], []
+        self.inputs, self.slopes = [x * energy.scale], []
         one, less = x.new_ones(()), x.new_full((), SLOPE)  # of x's own precision
         for layer in hidden_layers:
             hidden = torch.addmm(layer.bias, self.inputs[-1], layer.weight.t())
@@ -107,18 +106,8 @@ class _Pass:
             delta = delta @ self._weights[at] if at else delta[:rows] @ self._weights[0]
             if at:
                 delta *= self.slopes[at - 1]
-        plain = self._energy.inputs
-        gradient = delta[:, :plain] * self._energy.scale
-        if self._turn is not None:
-            gradient = torch.addmm(gradient, delta[:, plain:] * self._turn[:rows], self._energy.basis)
+        gradient = delta * self._energy.scale
         return gradient + self._energy.confinement * self._x[:rows] if self._energy.confinement else gradient
-
-    def tangent(self, direction: Tensor) -> Tensor:
-        """The change of φ(x) along ``direction`` (m, inputs), for the first m samples."""
-        plain = direction * self._energy.scale
-        if self._turn is None:
-            return plain
-        return torch.cat([plain, (direction @ self._energy.basis.t()) * self._turn[: len(direction)]], 1)
 
 
 @torch.no_grad()
@@ -128,7 +117,7 @@ def _explicit(energy: MlpEnergy, real: Tensor, fake: Tensor, weight: float) -> A
     gradient = passed.gradient(n)
     sign = torch.full((2 * n, 1), 1 / n, dtype=real.dtype, device=real.device)
     sign[n:] = -1 / n
-    tangent = passed.tangent(gradient * (2 * weight / n))
+    tangent = gradient * (2 * weight * energy.scale / n)
     for at, layer in enumerate(energy.linears()):
         pulled = passed.inputs[at] * sign
         pulled[:n] += tangent

@@ -40,8 +40,7 @@ ROUNDS, STEPS = (7, 20) if QUICK else (21, 40)
 PARAMS = {
     "as the task has it, 2 × 128": EbganParams(),
     "as the paper has it, 3 × 512": EbganParams(
-        width=512, generator_width=512, depth=3, batch_size=256, energy_steps=5, fourier=0, input_scale=1.0,
-        confinement=0.0,
+        width=512, generator_width=512, depth=3, batch_size=256, energy_steps=5, input_scale=1.0, confinement=0.0,
     ),
 }  # fmt: skip
 

@@ -22,7 +22,7 @@ from tasks.ebgan.verdict import conclude
 
 SMALL = {
     "steps": 8, "report_every": 3, "width": 12, "generator_width": 12, "batch_size": 16, "evaluated": 40, "final": 60,
-    "chain_steps": 6, "channels": 4, "fourier": 6, "sheets": 1,
+    "chain_steps": 6, "channels": 4, "sheets": 1,
 }  # fmt: skip
 
 
@@ -87,7 +87,7 @@ def pictures(tmp_path):
     "params",
     [
         {},
-        {"entropy": "infogan", "negative_steps": 2, "chain_space": "latent"},
+        {"entropy": "infogan", "chain_space": "latent"},
         {"problem": "digits", "spectral_norm": True, "chain": "langevin"},
     ],
     ids=["plain", "latent", "pictures"],
@@ -121,8 +121,8 @@ def test_toys_leave_maps_and_an_animation(tmp_path, problem):
 def test_the_energy_term_is_what_the_generator_follows(tmp_path):
     """Without data's modes in reach, 300 plain steps find some of them, and the sampler is better than its start."""
     result, _ = run(
-        tmp_path, steps=300, report_every=300, width=48, generator_width=48, batch_size=64, energy_steps=3, fourier=32,
-        final=500, chain_steps=100,
+        tmp_path, steps=300, report_every=300, width=48, generator_width=48, batch_size=64, energy_steps=3, final=500,
+        chain_steps=100,
     )  # fmt: skip
     assert result["modes"] >= 5
     assert result["quality"] > result["generator/quality"]
