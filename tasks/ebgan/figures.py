@@ -20,7 +20,7 @@ from tasks.ebgan.toys import Toy
 _FRAMES = 60
 """Of an animation, at most."""
 _LIMIT = 12.0
-"""Energies above the least are drawn up to this many nats."""
+"""Energies above the least are drawn up to this many nats, or up to their median where half the map lies higher."""
 _CURVES = (
     ("energy/gap", "energy gap, data − generator"), ("energy/penalty", "E‖∇U‖² on data"),
     ("entropy/information", "estimate of I(G(z), z)"), ("gradient/energy", "gradient norm of U's loss"),
@@ -114,9 +114,10 @@ def _plane(frame: Frame, toy: Toy) -> Figure:
     figure = Figure(figsize=(5.2, 4.6), layout="constrained")
     axes = figure.subplots()
     assert frame.energies is not None
-    above = (frame.energies - frame.energies.min()).clamp(max=_LIMIT).T.numpy()
+    above = (frame.energies - frame.energies.min()).T.numpy()
+    limit = max(_LIMIT, float(np.median(above)))  # at a low temperature the valleys between modes are thousands deep
     ends = (-toy.extent, toy.extent)
-    drawn = axes.imshow(above, origin="lower", extent=(*ends, *ends), cmap="viridis_r", vmin=0, vmax=_LIMIT)
+    drawn = axes.imshow(above, origin="lower", extent=(*ends, *ends), cmap="viridis_r", vmin=0, vmax=limit)
     figure.colorbar(drawn, ax=axes, label="energy above the least, nats", extend="max", shrink=0.85)
     if toy.is_modal:
         axes.plot(*toy.centres.T.numpy(), "+", color="white", markersize=7, markeredgewidth=1.2)

@@ -162,6 +162,10 @@ def test_kdd_rows_enter_by_the_papers_protocol(kdd):
     assert table.train.min() >= 0
     assert table.train.max() <= 1
     assert not np.array_equal(table.anomalous, load_table(kdd, seed=1).anomalous)
+    part = load_table(kdd, seed=0, validate=True)  # of the training half alone, cut by the same rule
+    assert len(part.test) == 75
+    normal = 60 - int(table.anomalous.sum())  # of 300 rows 60 are normal; these are in the training half
+    assert len(part.train) == 75 - (normal - int(part.anomalous.sum()))
 
 
 def test_what_diverges_says_so_and_keeps_the_last_finite_state(tmp_path):
@@ -221,7 +225,8 @@ def test_the_verdict_is_on_pairs_of_seeds():
     verdict = conclude(rows)
     assert verdict.support is Support.SUPPORTED
     assert "+0.940 nats" in verdict.sentence
-    assert "25.0 with, 11.0 without" in verdict.sentence
+    assert "Modes found: 25.0 with, 11.0 without (95 % of the change -14.0 … -14.0)." in verdict.sentence
+    assert "Within 4σ" not in verdict.sentence  # no trial has it
     swapped = [row(r.seed, {"js": "none", "none": "js"}[r.params["entropy"]], r.metrics) for r in rows]
     assert conclude(swapped).support is Support.NOT_SUPPORTED
     few = [r for r in rows if r.seed < 2]
