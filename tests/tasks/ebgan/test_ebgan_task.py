@@ -250,6 +250,19 @@ def test_the_verdict_on_anomalies_is_against_the_paper():
     assert conclude(digits[:6]).support is Support.UNDECIDED  # one of two, and three digits not tried
 
 
+def test_study_figures_put_scores_beside_the_published_ones():
+    digits = [
+        row(s, metrics={"auprc": 0.3 + 0.1 * s}, problem="mnist-anomaly", held_out=d) for d in (4, 8) for s in (0, 1)
+    ]
+    axes = TASK.figures(digits)["published"].axes[0]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["digit 4", "digit 8"]
+    dashed = [line.get_ydata()[0] for line in axes.lines if line.get_linestyle() == "--"]
+    assert dashed == [0.401]  # there is none for digit 8
+    assert set(TASK.figures([row(metrics={"f1": 0.9}, problem="kdd99")])) == {"published"}
+    assert set(TASK.figures([row(metrics={"kl": 1.0}), row(entropy="none", metrics={"kl": 2.0})])) == {"entropies"}
+    assert TASK.figures([row(metrics={"loss/energy": 0.1}, problem="cifar10")]) == {}
+
+
 @pytest.mark.parametrize("name", ["modes", "entropy", "kdd99", "mnist-anomaly", "stacked-mnist", "cifar10"])
 def test_studies_are_whole(name, mnist, kdd, pictures):
     data = {"kdd99": kdd, "mnist-anomaly": mnist, "stacked-mnist": mnist, "cifar10": pictures}.get(name)
