@@ -9,8 +9,8 @@ Networks, batches and noise are the same. Time is the processor time of this one
 both run one after the other. The losses are compared in float64 over 20 steps from the same weights (in float32 both
 round in another order, and a GAN's training multiplies such differences; that gap is told too).
 
-At the paper's size products of 256 × 512 by 512 × 512 take nearly all of the time: a step has 96 of them here and 118 in
-the peer, so that at one precision a ratio of about 1.23 is what there is to gain.
+At the paper's size products of 256 × 512 by 512 × 512 take nearly all of the time: a step has 96 of them here and 118
+in the peer, so that at one precision a ratio of about 1.23 is what there is to gain.
 """
 
 from __future__ import annotations
