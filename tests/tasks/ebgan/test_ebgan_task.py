@@ -122,7 +122,7 @@ def test_the_energy_term_is_what_the_generator_follows(tmp_path):
     """Without data's modes in reach, 300 plain steps find some of them, and the sampler is better than its start."""
     result, _ = run(
         tmp_path, steps=300, report_every=300, width=48, generator_width=48, batch_size=64, energy_steps=3, final=500,
-        chain_steps=100,
+        chain_steps=100, temperature=3e-3,
     )  # fmt: skip
     assert result["modes"] >= 5
     assert result["quality"] > result["generator/quality"]
