@@ -49,7 +49,7 @@ def conclude(rows: Sequence[Row]) -> Verdict:
 
 
 def figures(rows: Sequence[Row]) -> Mapping[str, Figure]:
-    """Scores by what estimates the entropy."""
+    """Scores by what estimates the entropy, or of anomaly detection beside the published ones."""
     from tasks.ebgan.figures import study_figures
 
     return study_figures(rows)

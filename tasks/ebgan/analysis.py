@@ -4,10 +4,11 @@ Source: Su Jianlin, kexue.fm/archives/6331; Kumar et al. 2019, arXiv 1901.08508.
 what the generator makes, and the penalty, centred at zero and on data alone, keeps it flat where data is.
 
 The penalty's gradient through autograd takes a backward pass through a backward pass. For leaky ReLUs, whose slopes do
-not change with the weights almost everywhere, it has a short explicit form. With h_l = W_l a_l + b_l, δ_l = ∂U/∂h_l
-and the tangent v_0 = 2λ∇ₓU/n, v_{l+1} = φ'(h_l) ⊙ W_l v_l, the gradient of the whole loss is
+not change with the weights almost everywhere, it has a short explicit form. With h_l = W_l a_l + b_l, δ_l = c·∂U/∂h_l,
+where c = 1/n for data and −1/n for the generator's samples, and on data the tangent v_0 = 2λ∇ₓU, v_{l+1} =
+φ'(h_l) ⊙ W_l v_l, the gradient of the whole loss is
 
-    ∂/∂W_l = δ_lᵀ (c·a_l + v_l),   c = 1/n for data and −1/n for the generator's samples:
+    ∂/∂W_l = δ_lᵀ (a_l + v_l):
 
 one product a layer for both terms, where autograd takes three, and no graph is built.
 """
@@ -77,7 +78,7 @@ def analysis_gradients(
 def energy_and_gradient(energy: MlpEnergy, x: Tensor) -> tuple[Tensor, Tensor]:
     """U (n,) and ∇ₓU (n, inputs) without autograd: what the Markov chains ask for."""
     passed = _Pass(energy, x)
-    return passed.values, passed.gradient(len(x))
+    return passed.values, passed.gradient(len(x), x.new_ones(len(x), 1))
 
 
 class _Pass:
@@ -87,56 +88,47 @@ class _Pass:
         self._energy, self._x = energy, x
         *hidden_layers, last = energy.linears()
         self._weights = [layer.weight for layer in energy.linears()]
-        embedded, self._turn = energy.embed(x)
-        self.inputs, self.slopes = [embedded], []
-        one, less = x.new_ones(()), x.new_full((), SLOPE)  # of x's own precision
+        self.inputs = [x * energy.scale]
         for layer in hidden_layers:
             hidden = torch.addmm(layer.bias, self.inputs[-1], layer.weight.t())
-            self.slopes.append(torch.where(hidden > 0, one, less))
-            self.inputs.append(hidden.mul_(self.slopes[-1]))
+            self.inputs.append(torch.nn.functional.leaky_relu_(hidden, SLOPE))
         self.values = torch.addmm(last.bias, self.inputs[-1], last.weight.t()).squeeze(1)
         if energy.confinement:
             self.values += 0.5 * energy.confinement * x.square().sum(1)
-        self.deltas: list[Tensor] = [x] * len(self.slopes)
+        self.deltas: list[Tensor] = [x] * len(hidden_layers)
 
-    def gradient(self, rows: int) -> Tensor:
-        """∇ₓU of the first rows, and on the way `deltas` of all: δ_l of each hidden layer, (n, width)."""
-        delta = self.slopes[-1] * self._weights[-1]
-        for at in range(len(self.slopes) - 1, -1, -1):
+    def gradient(self, rows: int, shares: Tensor) -> Tensor:
+        """∇ₓU of the first rows, and on the way `deltas` of all: ``shares`` (n, 1) times δ_l of each hidden layer."""
+        delta = self.bent(shares * self._weights[-1], len(self.deltas))
+        for at in range(len(self.deltas) - 1, 0, -1):
             self.deltas[at] = delta
-            delta = delta @ self._weights[at] if at else delta[:rows] @ self._weights[0]
-            if at:
-                delta *= self.slopes[at - 1]
-        plain = self._energy.inputs
-        gradient = delta[:, :plain] * self._energy.scale
-        if self._turn is not None:
-            gradient = torch.addmm(gradient, delta[:, plain:] * self._turn[:rows], self._energy.basis)
+            delta = self.bent(delta @ self._weights[at], at)
+        self.deltas[0] = delta
+        gradient = (delta[:rows] @ self._weights[0]) * (self._energy.scale / shares[:rows])
         return gradient + self._energy.confinement * self._x[:rows] if self._energy.confinement else gradient
 
-    def tangent(self, direction: Tensor) -> Tensor:
-        """The change of φ(x) along ``direction`` (m, inputs), for the first m samples."""
-        plain = direction * self._energy.scale
-        if self._turn is None:
-            return plain
-        return torch.cat([plain, (direction @ self._energy.basis.t()) * self._turn[: len(direction)]], 1)
+    def bent(self, change: Tensor, at: int) -> Tensor:
+        """φ'(h) ⊙ ``change`` at the leaky ReLUs that lead to ``inputs[at]``, for as many samples as it has."""
+        passed: Tensor = torch.ops.aten.leaky_relu_backward(change, self.inputs[at][: len(change)], SLOPE, True)
+        return passed
 
 
 @torch.no_grad()
 def _explicit(energy: MlpEnergy, real: Tensor, fake: Tensor, weight: float) -> Analysis:
     n = len(real)
     passed = _Pass(energy, torch.cat([real, fake]))
-    gradient = passed.gradient(n)
-    sign = torch.full((2 * n, 1), 1 / n, dtype=real.dtype, device=real.device)
-    sign[n:] = -1 / n
-    tangent = passed.tangent(gradient * (2 * weight / n))
+    shares = torch.full((2 * n, 1), 1 / n, dtype=real.dtype, device=real.device)
+    shares[n:] = -1 / n
+    gradient = passed.gradient(n, shares)
+    tangent = gradient * (2 * weight * energy.scale)
     for at, layer in enumerate(energy.linears()):
-        pulled = passed.inputs[at] * sign
+        pulled = passed.inputs[at]
         pulled[:n] += tangent
-        if at < len(passed.slopes):
+        if at < len(passed.deltas):
             delta = passed.deltas[at]
-            layer.weight.grad, layer.bias.grad = delta.t() @ pulled, (sign.t() @ delta).squeeze(0)
-            tangent = (tangent @ layer.weight.t()).mul_(passed.slopes[at][:n])
+            layer.weight.grad, layer.bias.grad = delta.t() @ pulled, delta.sum(0)
+            tangent = passed.bent(tangent @ layer.weight.t(), at + 1)
         else:
-            layer.weight.grad, layer.bias.grad = pulled.sum(0, keepdim=True), torch.zeros_like(layer.bias)
+            layer.weight.grad, layer.bias.grad = shares.t() @ pulled, torch.zeros_like(layer.bias)
     values = passed.values
     return Analysis(values[:n].mean(), values[n:].mean(), gradient.square().sum(1).mean(), weight)

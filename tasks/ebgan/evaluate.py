@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,9 +84,13 @@ class Evaluator:
     def _anomaly(self, networks: Networks) -> dict[str, float]:
         assert self._problem.test is not None
         assert self._problem.anomalous is not None
-        energy, scores = data_energy(networks.energy, 1.0), []
-        for block in self._problem.test.split(_BLOCK):
-            values, gradient = energy(block.to(self._device))
-            by_gradient = self._params.score == "gradient"
-            scores.append((gradient.flatten(1).square().sum(1) if by_gradient else values).cpu())
+        score = self._steepness(networks) if self._params.score == "gradient" else networks.energy
+        with torch.no_grad():
+            scores = [score(block.to(self._device)).cpu() for block in self._problem.test.split(_BLOCK)]
         return metrics.anomaly(torch.cat(scores), self._problem.anomalous, self._params.threshold)
+
+    @staticmethod
+    def _steepness(networks: Networks) -> Callable[[Tensor], Tensor]:
+        """x → ‖∇ₓU(x)‖²."""
+        energy = data_energy(networks.energy, 1.0)
+        return lambda x: energy(x)[1].flatten(1).square().sum(1)

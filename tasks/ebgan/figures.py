@@ -9,19 +9,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from matplotlib.colors import PowerNorm
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 
 from tasks.api import Row
+from tasks.ebgan.params import ANOMALY
 from tasks.ebgan.problem import Problem
 from tasks.ebgan.toys import Toy
+from tasks.ebgan.verdict import PUBLISHED
 
 _FRAMES = 60
 """Of an animation, at most."""
-_LIMIT = 300.0
-"""Energies above the least are drawn up to this many nats, the least of them in most of the colours."""
+_LIMIT = 12.0
+"""Energies above the least are drawn up to this many nats, or up to their median where half the map lies higher."""
 _CURVES = (
     ("energy/gap", "energy gap, data − generator"), ("energy/penalty", "E‖∇U‖² on data"),
     ("entropy/information", "estimate of I(G(z), z)"), ("gradient/energy", "gradient norm of U's loss"),
@@ -86,11 +88,14 @@ def animate(frames: Sequence[Frame], problem: Problem, path: Path) -> None:
 
 
 def study_figures(rows: Sequence[Row]) -> Mapping[str, Figure]:
-    """Modes, quality and KL by the kind of entropy, each trial a dot; nothing where no trial has them."""
+    """Each trial a dot: anomaly scores beside the published ones, else metrics by the kind of entropy."""
+    problem = str(rows[0].params["problem"])
+    if problem in ANOMALY:
+        return {"published": _beside_published(rows, problem)}
     names = [
         (name, title)
         for name, title in (("kl", "KL (nats, lower is better)"), ("kl_uniform", "KL to uniform"), ("modes", "modes"),
-                            ("quality", "high-quality share"), ("auprc", "AUPRC"), ("f1", "F1"))
+                            ("quality", "high-quality share"))
         if any(name in row.metrics for row in rows)
     ]  # fmt: skip
     if not names:
@@ -99,10 +104,7 @@ def study_figures(rows: Sequence[Row]) -> Mapping[str, Figure]:
     figure = Figure(figsize=(3 * len(names) + 0.5, 3.4), layout="constrained")
     for axes, (name, title) in zip(figure.subplots(1, len(names), squeeze=False)[0], names, strict=True):
         for at, arm in enumerate(arms):
-            own = [row.metrics[name] for row in rows if row.params["entropy"] == arm and name in row.metrics]
-            spread = np.linspace(-0.12, 0.12, len(own)) if len(own) > 1 else np.zeros(len(own))
-            axes.plot(at + spread, own, "o", color=f"C{at}", alpha=0.7)
-            axes.plot([at - 0.25, at + 0.25], [np.mean(own)] * 2 if own else [np.nan] * 2, color=f"C{at}", linewidth=2)
+            _dots(axes, at, [row.metrics[name] for row in rows if row.params["entropy"] == arm and name in row.metrics])
         axes.set_xticks(range(len(arms)), arms)
         axes.set_xlim(-0.6, len(arms) - 0.4)
         axes.set_title(title, fontsize=10)
@@ -111,16 +113,40 @@ def study_figures(rows: Sequence[Row]) -> Mapping[str, Figure]:
     return {"entropies": figure}
 
 
+def _beside_published(rows: Sequence[Row], problem: str) -> Figure:
+    """F1 of kdd99, or AUPRC by the held-out digit; a dashed line is the published score."""
+    metric, key = ("f1", None) if problem == "kdd99" else ("auprc", "held_out")
+    groups = sorted({int(row.params[key]) if key else -1 for row in rows})
+    figure = Figure(figsize=(1.1 * len(groups) + 2.4, 3.4), layout="constrained")
+    axes = figure.subplots()
+    for at, group in enumerate(groups):
+        own = [row for row in rows if key is None or row.params[key] == group]
+        _dots(axes, at, [row.metrics[metric] for row in own if metric in row.metrics])
+        if (bar := PUBLISHED[problem].get(group)) is not None:
+            axes.plot([at - 0.4, at + 0.4], [bar, bar], "--", color="black", linewidth=1.2)
+    axes.set_xticks(range(len(groups)), [problem if group < 0 else f"digit {group}" for group in groups])
+    axes.set(xlim=(-0.6, len(groups) - 0.4), ylabel=metric.upper(), title="A bar is the mean, dashed: published")
+    axes.grid(axis="y", alpha=0.25)
+    return figure
+
+
+def _dots(axes: Axes, at: int, values: Sequence[float]) -> None:
+    """Values side by side at a place of the x axis, with a bar at their mean."""
+    spread = np.linspace(-0.12, 0.12, len(values)) if len(values) > 1 else np.zeros(len(values))
+    axes.plot(at + spread, values, "o", color=f"C{at}", alpha=0.7)
+    if values:
+        axes.plot([at - 0.25, at + 0.25], [np.mean(values)] * 2, color=f"C{at}", linewidth=2)
+
+
 def _plane(frame: Frame, toy: Toy) -> Figure:
     figure = Figure(figsize=(5.2, 4.6), layout="constrained")
     axes = figure.subplots()
     assert frame.energies is not None
-    above = (frame.energies - frame.energies.min()).clamp(max=_LIMIT).T.numpy()
+    above = (frame.energies - frame.energies.min()).T.numpy()
+    limit = max(_LIMIT, float(np.median(above)))  # at a low temperature the valleys between modes are thousands deep
     ends = (-toy.extent, toy.extent)
-    scale = PowerNorm(0.4, vmin=0, vmax=_LIMIT)
-    drawn = axes.imshow(above, origin="lower", extent=(*ends, *ends), cmap="viridis_r", norm=scale)
-    bar = figure.colorbar(drawn, ax=axes, label="energy above the least, nats", extend="max", shrink=0.85)
-    bar.set_ticks([0, 3, 10, 30, 100, 300])
+    drawn = axes.imshow(above, origin="lower", extent=(*ends, *ends), cmap="viridis_r", vmin=0, vmax=limit)
+    figure.colorbar(drawn, ax=axes, label="energy above the least, nats", extend="max", shrink=0.85)
     if toy.is_modal:
         axes.plot(*toy.centres.T.numpy(), "+", color="white", markersize=7, markeredgewidth=1.2)
     axes.plot(*frame.samples.T.numpy(), ".", color="#d62728", markersize=2.5, alpha=0.7)

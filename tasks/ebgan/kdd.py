@@ -40,10 +40,16 @@ def find_file(data: Path) -> Path:
     return path
 
 
-def load_table(path: Path, seed: int) -> Table:
-    """Training rows (attacks alone), test rows and which of those are anomalous; the halves are drawn from ``seed``."""
+def load_table(path: Path, seed: int, *, validate: bool = False) -> Table:
+    """Training rows (attacks alone), test rows and which of those are anomalous; the halves are drawn from ``seed``.
+
+    ``validate`` cuts the training half in two by the same protocol, so that settings can be chosen without a row, or a
+    label, of the test half.
+    """
     features, anomalous = _read(path)
     order = np.random.default_rng(seed).permutation(len(features))
+    if validate:
+        order = order[: len(order) // 2]
     first, second = order[: len(order) // 2], order[len(order) // 2 :]
     train = features[first[~anomalous[first]]]
     if not len(train) or not 0 < anomalous[second].sum() < len(second):

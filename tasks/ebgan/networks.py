@@ -1,15 +1,12 @@
 """Energy nets U, generators G, statistics networks T and encoders E, for points, table rows and pictures.
 
 As in the paper, neither U nor T has batch normalisation, and G has it only for pictures. All perceptrons have leaky
-ReLUs, for which the gradient of the penalty has a short explicit form (`analysis`). Points of the plane come with fixed
-random Fourier features (Rahimi & Recht 2007; Tancik et al. 2020, arXiv 2006.10739): modes 1/40 as wide as they are
-apart are out of reach of a plain perceptron in a few thousand steps.
+ReLUs, for which the gradient of the penalty has a short explicit form (`analysis`).
 """
 
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
@@ -25,39 +22,26 @@ SLOPE = 0.2
 
 
 class MlpEnergy(nn.Module):
-    """U(x) = f(φ(x)) + ½κ‖x‖² with a perceptron f; φ(x) holds x·scale and, if asked for, √2 cos(Bx + b).
+    """U(x) = f(x · scale) + ½κ‖x‖² with a perceptron f.
 
     The κ term keeps e^{−U} integrable where no sample has ever been: there f may fall without end.
     """
 
-    basis: Tensor
-    phase: Tensor
-
     def __init__(
         self, inputs: int, width: int, depth: int, *,
-        scale: float = 1.0, features: int = 0, frequency: float = 8.0, confinement: float = 0.0, spectral: bool = False,
+        scale: float = 1.0, confinement: float = 0.0, spectral: bool = False,
     ) -> None:  # fmt: skip
         super().__init__()
-        self.inputs, self.features, self.scale, self.confinement = inputs, features, scale, confinement
-        self.spectral = spectral
-        self.register_buffer("basis", frequency * torch.randn(features, inputs))
-        self.register_buffer("phase", 2 * math.pi * torch.rand(features))
-        self.layers = nn.ModuleList(_linears(inputs + features, width, depth, 1, spectral))
+        self.inputs, self.scale, self.confinement, self.spectral = inputs, scale, confinement, spectral
+        self.layers = nn.ModuleList(_linears(inputs, width, depth, 1, spectral))
 
     def linears(self) -> list[nn.Linear]:
         """The layers, from the first on."""
         return [layer for layer in self.layers if isinstance(layer, nn.Linear)]
 
-    def embed(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
-        """φ(x) (n, inputs + features), and the derivative of its cosines by Bx + b; None without any."""
-        if not self.features:
-            return x * self.scale, None
-        angles = torch.addmm(self.phase, x, self.basis.t())
-        return torch.cat([x * self.scale, math.sqrt(2) * angles.cos()], 1), -math.sqrt(2) * angles.sin()
-
     def forward(self, x: Tensor) -> Tensor:
         """(n, inputs) → (n,)."""
-        hidden, _ = self.embed(x)
+        hidden = x * self.scale
         for layer in self.layers[:-1]:
             hidden = nn.functional.leaky_relu(layer(hidden), SLOPE)
         energy: Tensor = self.layers[-1](hidden).squeeze(1)
@@ -144,7 +128,6 @@ def make_energy(params: EbganParams, shape: tuple[int, ...]) -> nn.Module:
     planar = shape == (2,)
     return MlpEnergy(
         shape[0], params.width, params.depth, scale=params.input_scale if planar else 1.0,
-        features=params.fourier if planar else 0, frequency=params.frequency,
         confinement=params.confinement, spectral=params.spectral_norm,
     )  # fmt: skip
 

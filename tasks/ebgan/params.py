@@ -36,10 +36,6 @@ class EbganParams(Params):
     """Numbers in z ~ N(0, I)."""
     input_scale: float = Field(4.0, gt=0, le=100)
     """The plane: what coordinates are multiplied by before the energy net's first layer."""
-    fourier: int = Field(64, ge=0, le=4096)
-    """The plane: fixed random Fourier features beside the coordinates; 0 is none, as in the paper."""
-    frequency: float = Field(8.0, gt=0, le=1000)
-    """The plane: standard deviation of their frequencies, radians a unit."""
     confinement: float = Field(1.0, ge=0, le=100)
     """Points and table rows: κ of the term ½κ‖x‖² that is part of the energy, so that e^{−U} can be normalised."""
     spectral_norm: bool = False
@@ -73,11 +69,6 @@ class EbganParams(Params):
     """λ₂ of the encoder's bound −λ₂‖z − E(G(z))‖²."""
     ema: float = Field(0.99, ge=0, lt=1)
     """Decay a step of the moving average of the generator's weights, which is what is sampled from. 0: none."""
-    negative_steps: int = Field(0, ge=0, le=1000)
-    """Langevin steps on the energy, in data space, that the generator's samples take before U is raised at them; 0 as
-    in the paper. With them U learns to be the data's own energy at `temperature`, not only to guide the generator."""
-    negative_step: float = Field(2e-4, gt=0, le=100)
-    """ε of these steps."""
     # ------------------------------------------------------------------------------------------------------- sampling
     chain_space: Literal["data", "latent", "none"] = "data"
     """Where the full sampler runs its chains, from the generator's samples on."""
@@ -96,6 +87,8 @@ class EbganParams(Params):
     """Anomaly score: ‖∇ₓU‖², or U."""
     threshold: float = Field(80.0, gt=0, lt=100)
     """kdd99: percentile of the test scores above which a row is called an anomaly."""
+    validation: bool = False
+    """kdd99: score a part of the training half, cut by the same protocol, instead of the test half: to choose by."""
     report_every: int = Field(100, ge=1, le=10_000_000)
     """Steps between two reports; each is also a checkpoint."""
     evaluated: int = Field(1000, ge=10, le=1_000_000)

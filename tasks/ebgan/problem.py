@@ -85,7 +85,7 @@ def _load(params: EbganParams, data: Path | None, seed: int) -> Problem:
         return Problem((1, 8, 8), x[~held], labelled=Labelled(x[~held], y[~held], x[held], y[held]))
     assert data is not None
     if params.problem == "kdd99":
-        return _kdd(data, seed)
+        return _kdd(data, seed, validate=params.validation)
     if params.problem == "cifar10":
         pool = pictures.cifar(data)
         return Problem(tuple(pool.shape[1:]), pool)
@@ -96,10 +96,10 @@ def _load(params: EbganParams, data: Path | None, seed: int) -> Problem:
     return Problem((3 if stacked else 1, 28, 28), x, stacked=stacked, labelled=Labelled(x, y, test_x, test_y))
 
 
-def _kdd(data: Path, seed: int) -> Problem:
+def _kdd(data: Path, seed: int, *, validate: bool) -> Problem:
     from tasks.ebgan.kdd import find_file, load_table
 
-    table = load_table(find_file(data), seed)
+    table = load_table(find_file(data), seed, validate=validate)
     train, test, anomalous = map(torch.from_numpy, (table.train, table.test, table.anomalous))
     return Problem(tuple(train.shape[1:]), train, test=test, anomalous=anomalous)
 

@@ -15,9 +15,7 @@ from tasks.api import Context
 from tasks.ebgan.analysis import Analysis
 from tasks.ebgan.evaluate import Evaluator
 from tasks.ebgan.figures import Frame, animate, curves, picture_of
-from tasks.ebgan.mcmc import langevin
 from tasks.ebgan.problem import Problem, load
-from tasks.ebgan.sampler import data_energy
 from tasks.ebgan.sources import check_data
 from tasks.ebgan.update import Networks, Sampling, Updater
 
@@ -106,9 +104,6 @@ class _Trainer:
         self._updater.anneal(self._share(step))
         with torch.no_grad():  # G does not change between them: one pass makes the samples of all
             fake = self.networks.generator(self._noise(n * params.energy_steps))
-        if params.negative_steps:
-            energy = data_energy(self.networks.energy, params.temperature)
-            fake = langevin(energy, fake, params.negative_steps, params.negative_step, self._random).x
         for block in fake.split(n):
             analysis = self._updater.analyse(self._problem.draw(n, self._random), block)
         self._seen = analysis, self._updater.sample(self._noise(n), self._noise(n))

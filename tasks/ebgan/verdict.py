@@ -98,12 +98,31 @@ def _entropy(rows: Sequence[Row]) -> Verdict:
         return Verdict(Support.UNDECIDED, said)
     gain = mean_of([without[seed].metrics["kl"] - with_best[seed].metrics["kl"] for seed in seeds])
     support = Support.SUPPORTED if gain.low > 0 else Support.NOT_SUPPORTED if gain.high < 0 else Support.UNDECIDED
-    modes = [np.mean([table[seed].metrics.get("modes", math.nan) for seed in seeds]) for table in (with_best, without)]
-    counted = f" Modes found: {modes[0]:.1f} with, {modes[1]:.1f} without." if np.isfinite(modes).all() else ""
     return Verdict(
         support,
         f"{_HELPS[support]}: without it the KL is {gain.value:+.3f} nats (95 % {gain.low:+.3f} … {gain.high:+.3f}, "
-        f"{len(seeds)} paired seeds) beyond the {_kl(with_best):.3f} with '{name}'.{counted}",
+        f"{len(seeds)} paired seeds) beyond the {_kl(with_best):.3f} with '{name}'."
+        + "".join(_beside(metric, said, with_best, without, seeds) for metric, said in _BESIDE.items()),
+    )
+
+
+_BESIDE = {"modes": "Modes found", "kl_uniform": "KL to uniform among samples that count", "quality": "Within 4σ"}
+
+
+def _beside(
+    metric: str, said: str, with_it: Mapping[int, Row], without: Mapping[int, Row], seeds: Sequence[int]
+) -> str:
+    """A sentence on another metric of both arms, with the paired interval of what is lost or gained without."""
+    pairs = [(with_it[seed].metrics.get(metric), without[seed].metrics.get(metric)) for seed in seeds]
+    whole = [(a, b) for a, b in pairs if a is not None and b is not None]
+    if len(whole) < len(seeds):
+        return ""
+    digits = 1 if metric == "modes" else 3
+    ours, theirs = (float(np.mean(column)) for column in zip(*whole, strict=True))
+    change = mean_of([b - a for a, b in whole])
+    return (
+        f" {said}: {ours:.{digits}f} with, {theirs:.{digits}f} without "
+        f"(95 % of the change {change.low:+.{digits}f} … {change.high:+.{digits}f})."
     )
 
 

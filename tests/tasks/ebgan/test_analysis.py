@@ -15,7 +15,7 @@ from tasks.ebgan.update import mutual_information
 
 NETS = [
     {"inputs": 2, "width": 7, "depth": 1},
-    {"inputs": 2, "width": 9, "depth": 2, "features": 5, "frequency": 2.0, "scale": 3.0, "confinement": 0.7},
+    {"inputs": 2, "width": 9, "depth": 2, "scale": 3.0, "confinement": 0.7},
     {"inputs": 6, "width": 8, "depth": 3, "confinement": 1.3},
 ]
 
@@ -77,7 +77,7 @@ def test_the_two_readings_of_the_norm_differ_by_the_number_of_pixels():
 @pytest.mark.parametrize("shape", [(2,), (1, 8, 8)])
 def test_spectral_norm_makes_each_layer_no_steeper_than_one(shape):
     torch.manual_seed(0)
-    params = EbganParams(spectral_norm=True, fourier=0, input_scale=1.0, confinement=0.0, width=16, channels=4)
+    params = EbganParams(spectral_norm=True, input_scale=1.0, confinement=0.0, width=16, channels=4)
     energy = make_energy(params, shape)
     real, fake = torch.randn(2, 32, *shape)
     optimizer = torch.optim.SGD(energy.parameters(), 0.5)
