@@ -58,6 +58,7 @@ STAND_INS = {  # a word, or the end of one behind '=': below the folder of `docs
     "FILE": "corpus.txt",
     "OTHER_TEXT": "other.txt",
     "LIST": "list.txt",
+    "terms.tsv": "list.txt",
     "domain_power.txt": "corpus.txt",
     "background_science.txt.gz": "other.txt",
     "gold_power_wide.txt": "list.txt",
