@@ -250,7 +250,7 @@ class Proxy:
                 self._open -= 1
 
     def _handle(self, request: BaseHTTPRequestHandler) -> None:
-        body = request.rfile.read(int(request.headers.get("Content-Length") or 0))
+        body = _body(request)
         self.requests.append((request.command, request.path.split("?")[0]))
         now = self._behaviour if self._behaviour.only in request.path else _Behaviour()
         if now.mode == "refuse":
@@ -268,7 +268,8 @@ class Proxy:
     def _forward(self, request: BaseHTTPRequestHandler, body: bytes) -> tuple[int, bytes, str]:
         connection = http.client.HTTPConnection(self._target, timeout=START_SECONDS)
         try:
-            headers = {k: v for k, v in request.headers.items() if k.lower() not in ("host", "connection")}
+            own = ("host", "connection", "transfer-encoding", "content-length")
+            headers = {k: v for k, v in request.headers.items() if k.lower() not in own}
             connection.request(request.command, request.path, body, headers)
             answer = connection.getresponse()
             return answer.status, answer.read(), answer.getheader("Content-Type", "application/json")
@@ -276,6 +277,18 @@ class Proxy:
             return 502, str(error).encode(), "text/plain"
         finally:
             connection.close()
+
+
+def _body(request: BaseHTTPRequestHandler) -> bytes:
+    """What a request carries; an empty file comes in chunks of no stated length."""
+    if request.headers.get("Transfer-Encoding") != "chunked":
+        return request.rfile.read(int(request.headers.get("Content-Length") or 0))
+    body = b""
+    while size := int(request.rfile.readline(), 16):
+        body += request.rfile.read(size)
+        request.rfile.readline()
+    request.rfile.readline()
+    return body
 
 
 def _answer(request: BaseHTTPRequestHandler, status: int, body: bytes, kind: str = "application/json") -> None:
