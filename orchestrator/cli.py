@@ -14,33 +14,25 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator import (
-    __version__,
-    chain,
-    cli_cluster,
-    cli_data,
-    cli_insight,
-    cli_look,
-    completion,
-    registry,
-    standings,
-    terminal,
-)  # fmt: skip
-from orchestrator.cli_cluster import AsJson, elsewhere, submitted
-from orchestrator.cli_help import Grouped, UsageError, explained
-from orchestrator.cli_look import Overrides, RunName, TrialId
-from orchestrator.control import Command, order
+from orchestrator import __version__, terminal
+from orchestrator.analysis import standings
+from orchestrator.commands import cluster, completion, data, insight, look
+from orchestrator.commands.cluster import AsJson, elsewhere, submitted
+from orchestrator.commands.explain import Grouped, UsageError, explained
+from orchestrator.commands.look import Overrides, RunName, TrialId
 from orchestrator.errors import Interrupted, OrchestratorError, StudyFailed, UserError
-from orchestrator.folder import Runs, StudyFolder, shorter
-from orchestrator.journal import is_written, load_record
-from orchestrator.plan import make_plan
-from orchestrator.states import State
-from orchestrator.study import BUILTIN
-from orchestrator.studyfile import load_study
-from orchestrator.trial import checkpoint
+from orchestrator.history import checkpoint
+from orchestrator.history.folder import Runs, StudyFolder, shorter
+from orchestrator.history.journal import is_written, load_record
+from orchestrator.history.states import State
+from orchestrator.running.control import Command, order
+from orchestrator.studies import chain, registry
+from orchestrator.studies.plan import make_plan
+from orchestrator.studies.study import BUILTIN
+from orchestrator.studies.studyfile import load_study
 
 if TYPE_CHECKING:
-    from orchestrator.launch import Outcome
+    from orchestrator.running.launch import Outcome
 
 app = typer.Typer(
     cls=Grouped,
@@ -85,7 +77,7 @@ def studies(as_json: AsJson = False) -> None:
 @app.command()
 def plan(study: StudyRef, overrides: Overrides = None, as_json: AsJson = False) -> None:
     """Show what a study would run, without running it."""
-    from orchestrator.launch import local_node
+    from orchestrator.running.launch import local_node
 
     runs = Runs.default()
     asked = chain.pinned(load_study(study, overrides or []), runs)
@@ -134,7 +126,7 @@ def resume(study: RunName, overrides: Overrides = None, retry: RetryTrials = Non
 
     Finished trials stay; the others go on from their last checkpoints. More of it: search.trials=64.
     """
-    from orchestrator import launch
+    from orchestrator.running import launch
 
     runs = Runs.default()
     _conclude(launch.resume_study(study, overrides or [], runs, terminal.LiveStudy(), retry or []), runs)
@@ -172,7 +164,7 @@ def new(task: TaskName) -> None:
 
     Three short files that run as they are, to be changed into your own. Nothing is overwritten.
     """
-    from orchestrator import scaffold
+    from orchestrator.studies import scaffold
 
     paths = scaffold.create(task)
     for what, path in paths.items():
@@ -186,11 +178,11 @@ def new(task: TaskName) -> None:
         terminal.say(f"  orchestrator {command} {shlex.quote(str(shorter(paths['study'])))}")
 
 
-app.add_typer(cli_look.app)
-app.add_typer(cli_data.app, name="data")
-app.add_typer(cli_insight.app)
-app.add_typer(cli_cluster.app, name="cluster")
-app.command()(cli_cluster.attach)
+app.add_typer(look.app)
+app.add_typer(data.app, name="data")
+app.add_typer(insight.app)
+app.add_typer(cluster.app, name="cluster")
+app.command()(cluster.attach)
 
 
 @app.command()
@@ -201,7 +193,7 @@ def version() -> None:
 
 def _run(ref: str, overrides: list[str]) -> None:
     runs, asked = Runs.default(), load_study(ref, overrides)
-    from orchestrator import launch  # matplotlib and the rest are not needed to say that a study is wrong
+    from orchestrator.running import launch  # matplotlib and the rest are not needed to say that a study is wrong
 
     outcome = launch.run_study(asked, runs, terminal.LiveStudy())
     _conclude(outcome, runs)

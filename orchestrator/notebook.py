@@ -20,12 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator import standings
-from orchestrator.folder import Runs, StudyFolder
-from orchestrator.journal import load_record
-from orchestrator.record import Record, TrialRecord
-from orchestrator.study import Study
-from orchestrator.studyfile import load_study
+from orchestrator.analysis import standings
+from orchestrator.history.folder import Runs, StudyFolder
+from orchestrator.history.journal import load_record
+from orchestrator.history.record import Record, TrialRecord
+from orchestrator.studies.study import Study
+from orchestrator.studies.studyfile import load_study
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -79,7 +79,7 @@ class Results:
         """
         import pandas as pd
 
-        from orchestrator.plan import ranked
+        from orchestrator.studies.plan import ranked
 
         finalists = [trial for trial in self.record.trials.values() if trial.of is not None]
         rows = {trial.id: self._row(trial) for trial in [*ranked(self.record), *finalists]}
@@ -142,8 +142,9 @@ def run(study: Study | str, overrides: Sequence[str] = (), runs: str | Path | No
     It says in lines how it goes. An interrupt ends it in order and the results are of what is there; it goes on with
     ``orchestrator resume``. Raises `orchestrator.errors.UserError` when it cannot run as asked.
     """
-    from orchestrator import launch, terminal
+    from orchestrator import terminal
     from orchestrator.errors import UserError
+    from orchestrator.running import launch
 
     if isinstance(study, Study) and overrides:
         raise UserError("overrides go with a study's name or path, not with a study that is loaded already")

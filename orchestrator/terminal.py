@@ -15,13 +15,13 @@ from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
-from orchestrator import standings
-from orchestrator.folder import StudyFolder
+from orchestrator.analysis import standings
 from orchestrator.health.findings import Finding, Level
-from orchestrator.plan import Plan
-from orchestrator.record import Record, TrialRecord
-from orchestrator.states import State
-from orchestrator.study import BUILTIN, NO_DATA
+from orchestrator.history.folder import StudyFolder
+from orchestrator.history.record import Record, TrialRecord
+from orchestrator.history.states import State
+from orchestrator.studies.plan import Plan
+from orchestrator.studies.study import BUILTIN, NO_DATA
 
 console = Console(highlight=False)
 errors = Console(stderr=True, highlight=False)

@@ -14,9 +14,10 @@ os.environ.pop("ORCHESTRATOR_DATA", None)
 os.environ.pop("MLFLOW_TRACKING_URI", None)
 os.environ.pop("RAY_ADDRESS", None)
 
-from orchestrator import cli, launch
-from orchestrator.folder import Runs
-from orchestrator.studyfile import build
+from orchestrator import cli
+from orchestrator.history.folder import Runs
+from orchestrator.running import launch
+from orchestrator.studies.studyfile import build
 
 
 class QuietDisplay:

@@ -6,17 +6,17 @@ import contextlib
 import threading
 from pathlib import Path
 
-from orchestrator.driver import Driver
-from orchestrator.events import StudyResumed, StudyStarted
-from orchestrator.folder import StudyFolder
-from orchestrator.journal import Journal, lease_of, load_record
+from orchestrator.history.events import StudyResumed, StudyStarted
+from orchestrator.history.folder import StudyFolder
+from orchestrator.history.journal import Journal, lease_of, load_record
 from orchestrator.objectstore import lease, parts
-from orchestrator.objectstore.publisher import Publisher
-from orchestrator.plan import Node, make_plan
-from orchestrator.schedulers import make_scheduler
-from orchestrator.search import make_searcher
-from orchestrator.studyfile import build, change_study
+from orchestrator.running.driver import Driver
+from orchestrator.running.publisher import Publisher
+from orchestrator.studies.plan import Node, make_plan
+from orchestrator.studies.studyfile import build, change_study
 from orchestrator.trial.worker import Attempt
+from orchestrator.tuning.schedulers import make_scheduler
+from orchestrator.tuning.search import make_searcher
 
 
 class Killed(BaseException):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 
-from orchestrator.events import (
+from orchestrator.history.events import (
     Cause,
     Mutated,
     Reported,
@@ -15,10 +15,10 @@ from orchestrator.events import (
     TrialInterrupted,
     TrialStarted,
 )
-from orchestrator.plan import sample, trial_id
-from orchestrator.record import Record
-from orchestrator.schedulers import Mutate, Pbt, Prune
-from orchestrator.states import State
+from orchestrator.history.record import Record
+from orchestrator.history.states import State
+from orchestrator.studies.plan import sample, trial_id
+from orchestrator.tuning.schedulers import Mutate, Pbt, Prune
 from tasks.api import Choice, Goal, IntRange, LogUniform, Uniform
 
 

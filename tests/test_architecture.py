@@ -12,16 +12,22 @@ MACHINERY = {"ray", "mlflow", "yaml", "orchestrator", "typer", "rich", "optuna"}
 # Each outside system has one room, the module that imports it; Ray has five: its cluster, its job server, its trials,
 # the other processes of one trial, its tasks.
 ROOMS = {
-    "ray": {"cluster", "trials", "machines.jobserver", "trial.ranks", "trial.pool"},
+    "ray": {"machines.cluster", "machines.jobserver", "running.trials", "trial.ranks", "trial.pool"},
     "mlflow": {"tracker.tracking", "tracker.models"},
-    "yaml": {"yamlfile"},
+    "yaml": {"studies.yamlfile"},
     "rich": {"terminal"},
-    "typer": {"cli", "cli_cluster", "cli_data", "cli_help", "cli_insight", "cli_look"},
+    "typer": {"cli", "commands.cluster", "commands.data", "commands.explain", "commands.insight", "commands.look"},
     "pandas": {"notebook"},
     "fsspec": {"objectstore.storage"},
-    "optuna": {"search"},
-    "urllib.request": {"web", "health.trackercheck"},  # the latter is sent to machines that have nothing else
+    "optuna": {"tuning.search"},
+    "urllib.request": {"web", "probe.trackercheck"},  # the latter is sent to machines that have nothing else
 }
+# The modules and folders of orchestrator/, each of which imports only those before it.
+ORDER = [
+    "redaction", "errors", "failures", "web", "notification", "objectstore", "history", "probe", "datasets", "studies",
+    "tuning", "machines", "health", "trial", "analysis", "tracker", "report", "running", "terminal", "notebook",
+    "commands", "cli", "remote",
+]  # fmt: skip
 
 
 def modules() -> dict[str, Path]:
@@ -64,6 +70,15 @@ def test_each_outside_system_has_its_rooms(system, rooms):
     assert users == {f"orchestrator.{room}" for room in rooms}
 
 
+def test_folders_import_one_way():
+    known = {m: path for m, path in modules().items() if m.startswith("orchestrator.")}
+    assert {m.split(".")[1] for m in known} == set(ORDER)
+    for module, path in known.items():
+        folder = ORDER.index(module.split(".")[1])
+        used = {n.split(".")[1] for n in imports(path) if n.startswith("orchestrator.") and n in known}
+        assert {name for name in used if ORDER.index(name) > folder} == set(), module
+
+
 def test_no_import_cycles():
     known = modules()
     graph = {m: {n for n in imports(path, top_level_only=True) if n in known and n != m} for m, path in known.items()}
@@ -102,7 +117,7 @@ def test_listing_tasks_imports_nothing_heavy():
         "tasks.multilabel",
         "tasks.api",
         "orchestrator.cli",
-        "orchestrator.study",
-        "orchestrator.studyfile",
+        "orchestrator.studies.study",
+        "orchestrator.studies.studyfile",
     ):
         assert not {n.split(".")[0] for n in imports(modules()[name], top_level_only=True)} & heavy

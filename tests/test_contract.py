@@ -7,7 +7,7 @@ import math
 import pytest
 from fakes import FakeContext
 
-from orchestrator import registry
+from orchestrator.studies import registry
 
 TASKS = [name for name in registry.task_names() if not name.startswith(("toy", "five", "many", "ring"))]
 

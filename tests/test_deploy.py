@@ -24,9 +24,9 @@ from ray.autoscaler.tags import TAG_RAY_NODE_KIND
 from referencing import Registry, Resource
 
 from orchestrator import cli
-from orchestrator.plan import Node
-from orchestrator.registry import study_names
-from orchestrator.studyfile import load_study
+from orchestrator.studies.plan import Node
+from orchestrator.studies.registry import study_names
+from orchestrator.studies.studyfile import load_study
 
 ROOT = Path(__file__).resolve().parents[1]
 DEPLOY, DATA = ROOT / "deploy", Path(__file__).parent / "data"
@@ -107,7 +107,7 @@ def test_the_manifest_runs_a_study_that_ships(manifest):
 
 
 def test_the_manifest_sets_what_the_package_reads(manifest):
-    source = "".join(path.read_text() for path in (ROOT / "orchestrator").glob("*.py"))
+    source = "".join(path.read_text() for path in (ROOT / "orchestrator").rglob("*.py"))
     mounted = {mount["mountPath"] for c in containers(manifest[1]) for mount in c["volumeMounts"]}
     for container in containers(manifest[1]):
         values = {variable["name"]: variable["value"] for variable in container["env"]}

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from conftest import QuietDisplay
 
-from orchestrator import launch
-from orchestrator.folder import Runs
-from orchestrator.states import State
-from orchestrator.studyfile import build
+from orchestrator.history.folder import Runs
+from orchestrator.history.states import State
+from orchestrator.running import launch
+from orchestrator.studies.studyfile import build
 from tasks.dogs import drawn
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator import registry
+from orchestrator.studies import registry
 
 FOLDER = Path(__file__).parents[1] / "docs" / "experiments"
 SHARED = {"ensembles": ("ensemble", "compare")}

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO
 
 from orchestrator.errors import DataProblem
-from orchestrator.folder import inside
+from orchestrator.history.folder import inside
 
 _CHUNK = 1 << 20
 _MOST_FILES = 500_000

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 from orchestrator.health.findings import Examined, Expected, Finding, Hosts, Level
-from orchestrator.health.trackercheck import Answer
+from orchestrator.probe.trackercheck import Answer
 
 GCS_PORT = 6379
 HEAD_PORTS = {GCS_PORT: "head", 8265: "dashboard and job server", 10001: "client server"}

@@ -15,17 +15,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator import yamlfile
 from orchestrator.errors import EnvironmentProblem, UserError
-from orchestrator.folder import Runs
 from orchestrator.health.checks_places import GCS_PORT, HEAD_PORTS
 from orchestrator.health.findings import Examined, Expected
-from orchestrator.health.probe import Mark, Question, probe
+from orchestrator.history.folder import Runs
 from orchestrator.machines import ssh
 from orchestrator.machines.clusterfile import ClusterFile
-from orchestrator.registry import study_path
-from orchestrator.study import BUILTIN, NO_DATA
-from orchestrator.studyfile import load_study
+from orchestrator.probe.probe import Mark, Question, probe
+from orchestrator.studies import yamlfile
+from orchestrator.studies.registry import study_path
+from orchestrator.studies.study import BUILTIN, NO_DATA
+from orchestrator.studies.studyfile import load_study
 
 HERE = "this machine"
 _NO_COMMAND = (126, 127)  # how a shell says that what it should run is not there
@@ -107,7 +107,7 @@ def _over_ray(question: Question) -> list[Examined]:
 
 
 def _nodes(question: Question) -> list[Examined]:
-    from orchestrator import cluster
+    from orchestrator.machines import cluster
 
     address = os.environ["RAY_ADDRESS"]
     try:

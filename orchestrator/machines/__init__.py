@@ -1,1 +1,1 @@
-"""Other machines: a cluster's file, SSH to its hosts, what is sent to them, and what they do when they are asked."""
+"""The machines: Ray on them, whose turn it is; a cluster that is owned: its file, SSH to its hosts, what they get."""

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator import yamlfile
 from orchestrator.errors import StudyError
 from orchestrator.machines.ssh import Host
+from orchestrator.studies import yamlfile
 
 LOCAL = "local"
 PYTHON = "~/orchestrator/.venv/bin/python"
@@ -41,7 +41,7 @@ class ClusterFile:
     @property
     def command(self) -> str:
         """What is run on a host, in the words of its shell: fixed, but for the interpreter's path."""
-        return f"{_quoted(self.python)} -m orchestrator.machines.remote"
+        return f"{_quoted(self.python)} -m orchestrator.remote"
 
     @property
     def hosts(self) -> tuple[Host, ...]:

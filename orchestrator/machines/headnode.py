@@ -16,7 +16,7 @@ from typing import IO, Any
 from orchestrator.errors import EnvironmentProblem, Interrupted, UserError
 from orchestrator.machines import shipping, ssh
 from orchestrator.machines.clusterfile import ClusterFile
-from orchestrator.machines.remote import Do
+from orchestrator.machines.requests import Do
 
 _UNREACHABLE = 255
 

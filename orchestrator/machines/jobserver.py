@@ -34,7 +34,7 @@ def submit(folder: Path, words: Sequence[str], study: str, environment: Mapping[
     with _client() as client:
         return client.submit_job(
             submission_id=job,
-            entrypoint=f"{shlex.quote(sys.executable)} -m orchestrator.machines.remote",
+            entrypoint=f"{shlex.quote(sys.executable)} -m orchestrator.remote",
             runtime_env={
                 "working_dir": str(folder),
                 "env_vars": {**environment, JOB_WORDS: json.dumps(list(words)), "PYTHONUNBUFFERED": "1"},

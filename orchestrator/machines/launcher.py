@@ -22,11 +22,11 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import EnvironmentProblem
-from orchestrator.folder import user_cache
+from orchestrator.history.folder import user_cache
 from orchestrator.machines import ssh
 from orchestrator.machines.clusterfile import LOCAL, ClusterFile
 from orchestrator.machines.headnode import HeadNode
-from orchestrator.machines.remote import Do
+from orchestrator.machines.requests import Do
 
 TOKEN = Path("~/.ray/auth_token")
 _LOG, _LOG_LINES = "cluster-{}.log", 15

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from orchestrator.health import procfs
+from orchestrator.probe import procfs
 
 _LOGS = Path("/tmp/ray/session_latest/logs")  # noqa: S108 - where Ray writes them
 _COMPLAINTS = re.compile(r"error|fail|invalid|refused|mismatch|denied|no such|timed out", re.IGNORECASE)

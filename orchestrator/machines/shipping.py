@@ -16,8 +16,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from orchestrator.environment import PROVENANCE, SOURCE, git_state
 from orchestrator.errors import EnvironmentProblem, UserError
+from orchestrator.history.environment import PROVENANCE, SOURCE, git_state
 
 STUDY = "study"  # the folder of the study's file
 OWN_TASKS = "own_tasks"  # the folders of ORCHESTRATOR_TASKS, numbered

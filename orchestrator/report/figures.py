@@ -14,13 +14,13 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
-from orchestrator import finalists, standings
-from orchestrator.record import Record, TrialRecord
+from orchestrator.analysis import finalists, standings
+from orchestrator.history.record import Record, TrialRecord
+from orchestrator.history.states import State
 from orchestrator.report.drawing import colour, of_trials
 from orchestrator.report.rungs import Arrival, Outcome
 from orchestrator.report.use import Bar, Clock
-from orchestrator.search import Importance
-from orchestrator.states import State
+from orchestrator.tuning.search import Importance
 from tasks.api import Goal
 
 WIDTH = 9.6  # inches

@@ -17,14 +17,15 @@ from typing import Any
 from matplotlib.figure import Figure
 from PIL import Image
 
-from orchestrator import standings, yamlfile
-from orchestrator.folder import StudyFolder, inside
-from orchestrator.record import Record
+from orchestrator.analysis import standings
+from orchestrator.history.folder import StudyFolder, inside
+from orchestrator.history.record import Record
 from orchestrator.report import drawing, figures, tables, use
 from orchestrator.report.parallel import MOST_AXES, parallel
 from orchestrator.report.rungs import arrivals
 from orchestrator.report.tables import text
-from orchestrator.search import LEAST_JUDGED, Importance, importance
+from orchestrator.studies import yamlfile
+from orchestrator.tuning.search import LEAST_JUDGED, Importance, importance
 
 _MOST_PICTURES = 8  # of the best trial
 _ROOM = 2_000_000  # bytes of all pictures together

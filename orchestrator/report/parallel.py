@@ -10,12 +10,12 @@ from typing import Any
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 
-from orchestrator import standings
-from orchestrator.record import Record, TrialRecord
+from orchestrator.analysis import standings
+from orchestrator.history.record import Record, TrialRecord
+from orchestrator.history.states import State
 from orchestrator.report.drawing import RAMP, colour, of_trials
 from orchestrator.report.figures import MOST_LINES, WIDTH, crowding
-from orchestrator.states import State
-from orchestrator.study import dimension_of
+from orchestrator.studies.study import dimension_of
 from tasks.api import Choice, Goal, IntRange, LogUniform
 
 MOST_AXES = 12

@@ -1,7 +1,7 @@
 """Who came to which rung when, and what became of it there: read from what the trials reported. Pure.
 
 A rung is a step at which the scheduler compares trials. Which rungs a trial has come to follows from its own reports
-alone, as in `orchestrator.schedulers`; whether it went on from there, from how it ended.
+alone, as in `orchestrator.tuning.schedulers`; whether it went on from there, from how it ended.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from orchestrator.record import Record, TrialRecord
-from orchestrator.schedulers import brackets
-from orchestrator.states import State
-from orchestrator.study import SchedulerKind
+from orchestrator.history.record import Record, TrialRecord
+from orchestrator.history.states import State
+from orchestrator.studies.study import SchedulerKind
+from orchestrator.tuning.schedulers import brackets
 
 
 class Outcome(StrEnum):

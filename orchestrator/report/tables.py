@@ -9,14 +9,14 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
-from orchestrator import standings
-from orchestrator.folder import StudyFolder
-from orchestrator.record import Record, TrialRecord
+from orchestrator.analysis import standings
+from orchestrator.history.folder import StudyFolder
+from orchestrator.history.record import Record, TrialRecord
+from orchestrator.history.states import State
 from orchestrator.report import use
 from orchestrator.report.figures import span
 from orchestrator.report.rungs import Arrival, Outcome
-from orchestrator.states import State
-from orchestrator.study import BUILTIN, NO_DATA
+from orchestrator.studies.study import BUILTIN, NO_DATA
 from tasks.api import Goal, Support
 
 _FIRST_ROWS, _MOST_ROWS = 15, 1000  # of the leaderboard: in sight, and at all

@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
-from orchestrator.record import Record, Span, TrialRecord
+from orchestrator.history.record import Record, Span, TrialRecord
 
 _LAG_SECONDS = 0.5  # clocks differ and news takes its time: so much of an overlap is none
 _GAP = 0.0005  # of the whole width: bars of one trial that are closer look like one

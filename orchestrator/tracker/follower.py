@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from orchestrator.errors import EnvironmentProblem
-from orchestrator.events import Event, StudyResumed, StudyStarted, decode
-from orchestrator.folder import Runs, StudyFolder
-from orchestrator.journal import read
+from orchestrator.history.events import Event, StudyResumed, StudyStarted, decode
+from orchestrator.history.folder import Runs, StudyFolder
+from orchestrator.history.journal import read
 from orchestrator.tracker import tracking
 from orchestrator.tracker.tracking import Projection
 

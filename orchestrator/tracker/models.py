@@ -12,9 +12,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from orchestrator.folder import StudyFolder
-from orchestrator.plan import metric_of
-from orchestrator.record import Record, TrialRecord
+from orchestrator.history.folder import StudyFolder
+from orchestrator.history.record import Record, TrialRecord
+from orchestrator.studies.plan import metric_of
 from tasks import serving
 
 ALIAS = "best"

@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
-from orchestrator import standings
-from orchestrator.events import (
+from orchestrator.analysis import standings
+from orchestrator.history.events import (
     Event,
     ItemsDone,
     Mutated,
@@ -30,9 +30,9 @@ from orchestrator.events import (
     TrialInterrupted,
     TrialPlaced,
     TrialStarted,
-)  # fmt: skip
-from orchestrator.record import MapRecord, Record, TrialRecord
-from orchestrator.states import State
+)
+from orchestrator.history.record import MapRecord, Record, TrialRecord
+from orchestrator.history.states import State
 
 NOTE = "mlflow.note.content"  # what the UI shows as a run's description
 STUDY = ""  # stands for the study's own run where a trial's id stands for a trial's

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from orchestrator.errors import EnvironmentProblem, UserError
-from orchestrator.folder import LoginFolder, Runs
+from orchestrator.history.folder import LoginFolder, Runs
 
 ADMIN = "admin"
 _LOCAL = ("127.0.0.1", "localhost", "::1")

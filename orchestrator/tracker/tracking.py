@@ -20,11 +20,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from orchestrator import registry, standings
+from orchestrator.analysis import standings
 from orchestrator.errors import EnvironmentProblem
-from orchestrator.events import Event, StudyStarted
-from orchestrator.folder import Runs, StudyFolder
-from orchestrator.record import Record
+from orchestrator.history.events import Event, StudyStarted
+from orchestrator.history.folder import Runs, StudyFolder
+from orchestrator.history.record import Record
+from orchestrator.studies import registry
 from orchestrator.tracker import models, uploads
 from orchestrator.tracker.runview import (
     NOTE,

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from orchestrator.folder import StudyFolder, TrialFolder
-from orchestrator.record import Record, TrialRecord
-from orchestrator.states import State
+from orchestrator.history.folder import StudyFolder, TrialFolder
+from orchestrator.history.record import Record, TrialRecord
+from orchestrator.history.states import State
 
 
 def of_study(client: Any, run: str, folder: StudyFolder, sessions: Sequence[int], over: bool) -> None:

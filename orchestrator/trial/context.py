@@ -9,11 +9,11 @@ from numbers import Real
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from orchestrator import registry
-from orchestrator.events import Reported, Saved
-from orchestrator.folder import TrialFolder, inside
-from orchestrator.objectstore import trialfiles
-from orchestrator.trial import checkpoint, fence, gpu
+from orchestrator.history import checkpoint
+from orchestrator.history.events import Reported, Saved
+from orchestrator.history.folder import TrialFolder, inside
+from orchestrator.studies import registry
+from orchestrator.trial import fence, gpu, trialfiles
 from orchestrator.trial.maps import Maps
 from orchestrator.trial.spec import TrialSpec
 from tasks.api import Goal, Input

@@ -17,11 +17,11 @@ from typing import Any
 
 from orchestrator import failures
 from orchestrator.errors import StorageProblem
-from orchestrator.events import Event, ItemsDone, MapStarted
+from orchestrator.history.events import Event, ItemsDone, MapStarted
+from orchestrator.history.record import MapRecord
 from orchestrator.objectstore.data import DataUrl
 from orchestrator.objectstore.locks import locked
 from orchestrator.objectstore.storage import Mirror
-from orchestrator.record import MapRecord
 from orchestrator.trial import stored
 from orchestrator.trial.jobs import Computed, Died, Executor, Failed, Job, digest_of
 from orchestrator.trial.stored import Place, StoredResults

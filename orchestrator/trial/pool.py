@@ -15,9 +15,10 @@ from typing import Any
 import ray
 from ray.exceptions import RayError, RayTaskError
 
-from orchestrator import failures, registry  # noqa: F401 - the registry knows where tasks are
-from orchestrator.cluster import Sharing, nodes
-from orchestrator.plan import Node
+from orchestrator import failures
+from orchestrator.machines.cluster import Sharing, nodes
+from orchestrator.studies import registry  # noqa: F401 - the registry knows where tasks are
+from orchestrator.studies.plan import Node
 from orchestrator.trial import gpu
 from orchestrator.trial.jobs import Computed, Died, Failed, Job, compute
 from orchestrator.trial.logs import log_to

@@ -21,11 +21,12 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from orchestrator import failures, registry
-from orchestrator.events import Event, TrialEnded
-from orchestrator.folder import TrialFolder
+from orchestrator import failures
+from orchestrator.history.events import Event, TrialEnded
+from orchestrator.history.folder import TrialFolder
+from orchestrator.history.states import State
 from orchestrator.objectstore import data
-from orchestrator.states import State
+from orchestrator.studies import registry
 from orchestrator.trial import gpu
 from orchestrator.trial.context import TrialContext, plain_metrics
 from orchestrator.trial.logs import log_to

@@ -8,11 +8,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from orchestrator.folder import StudyFolder
+from orchestrator.history.folder import StudyFolder
+from orchestrator.history.record import MapRecord, TrialRecord
 from orchestrator.objectstore.data import DataUrl
 from orchestrator.objectstore.storage import Mirror
-from orchestrator.record import MapRecord, TrialRecord
-from orchestrator.study import Pinned, Study
+from orchestrator.studies.study import Pinned, Study
 from tasks.api import Goal
 
 

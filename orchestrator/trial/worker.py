@@ -24,9 +24,9 @@ from typing import Any
 
 import numpy as np
 
-from orchestrator import chain, failures, registry
+from orchestrator import failures
 from orchestrator.errors import DataProblem, StorageProblem
-from orchestrator.events import (
+from orchestrator.history.events import (
     Cause,
     Event,
     ItemsDone,
@@ -36,12 +36,13 @@ from orchestrator.events import (
     TrialEnded,
     TrialInterrupted,
     TrialPlaced,
-)  # fmt: skip
-from orchestrator.folder import TrialFolder
-from orchestrator.objectstore import data, trialfiles
+)
+from orchestrator.history.folder import TrialFolder
+from orchestrator.history.states import State
+from orchestrator.objectstore import data
 from orchestrator.redaction import redacted
-from orchestrator.states import State
-from orchestrator.trial import gpu
+from orchestrator.studies import chain, registry
+from orchestrator.trial import gpu, trialfiles
 from orchestrator.trial.context import Diverged, Drained, Paused, Stopped, TrialContext, plain_metrics
 from orchestrator.trial.jobs import Executor, InProcess
 from orchestrator.trial.logs import log_to

@@ -25,22 +25,22 @@ os.environ["ORCHESTRATOR_TASKS"] = str(ROOT / "tests" / "toy_tasks")
 sys.path.insert(0, str(ROOT))
 TRIALS, STEPS = 1000, 1000
 
-from orchestrator.events import Reported, StudyStarted, TrialStarted  # noqa: E402
-from orchestrator.folder import StudyFolder  # noqa: E402
-from orchestrator.journal import Journal, load_record  # noqa: E402
-from orchestrator.plan import Node, make_plan  # noqa: E402
-from orchestrator.studyfile import build  # noqa: E402
+from orchestrator.history.events import Reported, StudyStarted, TrialStarted  # noqa: E402
+from orchestrator.history.folder import StudyFolder  # noqa: E402
+from orchestrator.history.journal import Journal, load_record  # noqa: E402
+from orchestrator.studies.plan import Node, make_plan  # noqa: E402
+from orchestrator.studies.studyfile import build  # noqa: E402
 
 RESUME = """
 import resource, sys, threading
 from pathlib import Path
-from orchestrator.driver import Driver
-from orchestrator.folder import StudyFolder
-from orchestrator.journal import Journal
-from orchestrator.plan import Node, make_plan
-from orchestrator.schedulers import make_scheduler
-from orchestrator.search import make_searcher
-from orchestrator.studyfile import change_study
+from orchestrator.running.driver import Driver
+from orchestrator.history.folder import StudyFolder
+from orchestrator.history.journal import Journal
+from orchestrator.studies.plan import Node, make_plan
+from orchestrator.tuning.schedulers import make_scheduler
+from orchestrator.tuning.search import make_searcher
+from orchestrator.studies.studyfile import change_study
 folder = StudyFolder(Path(sys.argv[1]))
 with Journal(folder.journal) as journal:
     study = change_study(journal.record, ())

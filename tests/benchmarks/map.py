@@ -25,8 +25,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "faults")]
 
 from running import Bench  # noqa: E402
 
-from orchestrator import registry  # noqa: E402
-from orchestrator.record import MapRecord  # noqa: E402
+from orchestrator.history.record import MapRecord  # noqa: E402
+from orchestrator.studies import registry  # noqa: E402
 
 CORES = 2
 

@@ -25,9 +25,9 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests" / "faults")]
 from running import Bench  # noqa: E402
 from servers import Proxy, mlflow_server, wait_for  # noqa: E402
 
-from orchestrator.events import StudyEnded, TrialEnded, TrialStarted  # noqa: E402
-from orchestrator.journal import read  # noqa: E402
-from orchestrator.states import State  # noqa: E402
+from orchestrator.history.events import StudyEnded, TrialEnded, TrialStarted  # noqa: E402
+from orchestrator.history.journal import read  # noqa: E402
+from orchestrator.history.states import State  # noqa: E402
 
 STUDY = {
     "search": {"algorithm": "random", "trials": 12, "concurrent": 2, "space": {"x": {"uniform": [-1, 1]}}},

@@ -43,9 +43,9 @@ def ours(scratch: str) -> dict[str, float]:
     """``trials``: from the first trial asked for to the last one over; ``tracked``: until MLflow has it all."""
     os.environ["ORCHESTRATOR_TASKS"] = str(ROOT / "tests" / "toy_tasks")
     sys.path.insert(0, str(ROOT))
-    from orchestrator import launch
-    from orchestrator.folder import Runs
-    from orchestrator.studyfile import build
+    from orchestrator.history.folder import Runs
+    from orchestrator.running import launch
+    from orchestrator.studies.studyfile import build
 
     class Clock:
         def start(self, *_: object) -> None:

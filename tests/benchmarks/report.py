@@ -24,19 +24,26 @@ os.environ["ORCHESTRATOR_TASKS"] = str(ROOT / "tests" / "toy_tasks")
 sys.path.insert(0, str(ROOT))
 TRIALS, STEPS, PLACES = 1000, 50, 32
 
-from orchestrator.events import Reported, StudyEnded, StudyStarted, TrialEnded, TrialPlaced, TrialStarted  # noqa: E402
-from orchestrator.folder import StudyFolder  # noqa: E402
-from orchestrator.journal import Journal  # noqa: E402
-from orchestrator.plan import sample  # noqa: E402
-from orchestrator.schedulers import make_scheduler  # noqa: E402
-from orchestrator.states import State  # noqa: E402
-from orchestrator.studyfile import build  # noqa: E402
+from orchestrator.history.events import (  # noqa: E402
+    Reported,
+    StudyEnded,
+    StudyStarted,
+    TrialEnded,
+    TrialPlaced,
+    TrialStarted,
+)
+from orchestrator.history.folder import StudyFolder  # noqa: E402
+from orchestrator.history.journal import Journal  # noqa: E402
+from orchestrator.history.states import State  # noqa: E402
+from orchestrator.studies.plan import sample  # noqa: E402
+from orchestrator.studies.studyfile import build  # noqa: E402
+from orchestrator.tuning.schedulers import make_scheduler  # noqa: E402
 
 WRITE = """
 import sys
 from pathlib import Path
-from orchestrator.folder import StudyFolder
-from orchestrator.journal import load_record
+from orchestrator.history.folder import StudyFolder
+from orchestrator.history.journal import load_record
 from orchestrator.report.page import write_report
 folder = StudyFolder(Path(sys.argv[1]))
 write_report(load_record(folder.journal), folder)

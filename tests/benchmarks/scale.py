@@ -40,10 +40,10 @@ import hosts  # noqa: E402
 from laboratory import Laboratory, driver  # noqa: E402
 from running import Bench, megabytes  # noqa: E402
 
-from orchestrator.events import Reported, TrialEnded, TrialStarted  # noqa: E402
-from orchestrator.folder import Runs, StudyFolder  # noqa: E402
-from orchestrator.journal import read  # noqa: E402
-from orchestrator.states import State  # noqa: E402
+from orchestrator.history.events import Reported, TrialEnded, TrialStarted  # noqa: E402
+from orchestrator.history.folder import Runs, StudyFolder  # noqa: E402
+from orchestrator.history.journal import read  # noqa: E402
+from orchestrator.history.states import State  # noqa: E402
 
 MARKS = 20  # how many points a study is measured at
 LOOK_SECONDS = 0.2
@@ -215,7 +215,7 @@ def tracker_size(runs: Runs) -> float:
 def be_driver(told: str, *words: str) -> None:
     """``orchestrator WORDS`` in this process, and in a file at its end what cannot be seen from outside."""
     from orchestrator import cli
-    from orchestrator.driver import Driver
+    from orchestrator.running.driver import Driver
     from orchestrator.tracker.follower import Follower
 
     heard, follow_journal, said = Driver.heard, Follower._follow, {"messages": 0, "tracker": 0.0}

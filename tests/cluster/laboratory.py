@@ -15,9 +15,9 @@ from pathlib import Path
 import hosts
 import invariants
 
-from orchestrator.folder import Runs, StudyFolder
-from orchestrator.journal import load_record
-from orchestrator.record import Record
+from orchestrator.history.folder import Runs, StudyFolder
+from orchestrator.history.journal import load_record
+from orchestrator.history.record import Record
 
 RAY = r"raylet|gcs_server|ray::|ray/_private|ray/dashboard|ray/autoscaler|ray\.util"
 PATIENCE_SECONDS = 180.0

@@ -11,9 +11,9 @@ import hosts
 import pytest
 from laboratory import RAY, Laboratory, driver, kill
 
-from orchestrator.events import ItemsDone, TrialPlaced
-from orchestrator.journal import read
-from orchestrator.states import State
+from orchestrator.history.events import ItemsDone, TrialPlaced
+from orchestrator.history.journal import read
+from orchestrator.history.states import State
 
 pytestmark = pytest.mark.cluster
 

@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterator
 
 import lab
 
-from orchestrator.control import Command, order
 from orchestrator.errors import OrchestratorError
-from orchestrator.folder import StudyFolder
-from orchestrator.journal import load_record
-from orchestrator.states import State
+from orchestrator.history.folder import StudyFolder
+from orchestrator.history.journal import load_record
+from orchestrator.history.states import State
+from orchestrator.running.control import Command, order
 
 
 def _toy(name: str, endless: bool) -> dict:

@@ -27,7 +27,7 @@ import lab
 
 import tasks
 from orchestrator import cli, terminal
-from orchestrator.plan import Node
+from orchestrator.studies.plan import Node
 
 TOOLS = ("cat", "cp", "ls", "mkdir", "head", "rm")  # of the system, as they are
 OTHERS = ("make", "python", "pytest", "docker", "kubectl", "sbatch", "scancel", "tail")

@@ -16,14 +16,16 @@ import pytest
 from docpages import ROOT, Block
 from docshell import Asked, Terminal, as_asked, orchestrator, parsed, run_until_ctrl_c
 
-from orchestrator import chain, cli_help, registry, trials, yamlfile
+from orchestrator.commands import explain
 from orchestrator.datasets import catalogue
 from orchestrator.errors import OrchestratorError
-from orchestrator.folder import Runs, StudyFolder
-from orchestrator.journal import load_record
-from orchestrator.plan import Node, make_plan
-from orchestrator.states import State
-from orchestrator.studyfile import load_study
+from orchestrator.history.folder import Runs, StudyFolder
+from orchestrator.history.journal import load_record
+from orchestrator.history.states import State
+from orchestrator.running import trials
+from orchestrator.studies import chain, registry, yamlfile
+from orchestrator.studies.plan import Node, make_plan
+from orchestrator.studies.studyfile import load_study
 
 SHIPPED = {path.stem for path in (ROOT / "tasks").iterdir()}
 _TRIAL = re.compile(r"t\d{4}")
@@ -283,7 +285,7 @@ def _stood_in(text: str) -> str:
 def named(block: Block) -> Block:
     """A command in prose, with names for its S, TRIAL and the like; a bare command's name is its example."""
     words = [docrules.NAMES.get(word, word) for word in block.text.split()]
-    words = cli_help.EXAMPLES.get(" ".join(words[1:]), " ".join(words)).split()
+    words = explain.EXAMPLES.get(" ".join(words[1:]), " ".join(words)).split()
     return Block(block.page, block.line, block.language, " ".join(words) + "\n")
 
 

@@ -19,10 +19,12 @@ import pytest
 from docpages import ROOT, Block, is_output
 from docworkplace import Workplace, named
 
-from orchestrator import cluster, trials, yamlfile
-from orchestrator.folder import Runs
-from orchestrator.plan import Node, make_plan
-from orchestrator.studyfile import build
+from orchestrator.history.folder import Runs
+from orchestrator.machines import cluster
+from orchestrator.running import trials
+from orchestrator.studies import yamlfile
+from orchestrator.studies.plan import Node, make_plan
+from orchestrator.studies.studyfile import build
 from orchestrator.tracker import tracking
 from tasks.dogs import drawn
 from tasks.terms import builtin

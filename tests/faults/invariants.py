@@ -10,11 +10,11 @@ from typing import Any
 
 import mlflow
 
-from orchestrator.events import ItemsDone, MapStarted, Mutated, Reported, Sampled, TrialEnded, TrialStarted
-from orchestrator.folder import StudyFolder
-from orchestrator.journal import read
-from orchestrator.record import Record
-from orchestrator.states import State
+from orchestrator.history.events import ItemsDone, MapStarted, Mutated, Reported, Sampled, TrialEnded, TrialStarted
+from orchestrator.history.folder import StudyFolder
+from orchestrator.history.journal import read
+from orchestrator.history.record import Record
+from orchestrator.history.states import State
 
 STATUS = {
     State.PENDING: "RUNNING",

@@ -14,9 +14,9 @@ from pathlib import Path
 
 import yaml
 
-from orchestrator.folder import Runs, StudyFolder
-from orchestrator.journal import load_record, read
-from orchestrator.record import Record
+from orchestrator.history.folder import Runs, StudyFolder
+from orchestrator.history.journal import load_record, read
+from orchestrator.history.record import Record
 
 PATIENCE_SECONDS = 90.0
 

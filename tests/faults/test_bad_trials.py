@@ -14,9 +14,9 @@ import invariants
 import pytest
 from running import Bench, left_behind, outcome
 
-from orchestrator.events import Cause, Reported, StudyEnded, TrialInterrupted, TrialPlaced
-from orchestrator.journal import read
-from orchestrator.states import State
+from orchestrator.history.events import Cause, Reported, StudyEnded, TrialInterrupted, TrialPlaced
+from orchestrator.history.journal import read
+from orchestrator.history.states import State
 
 pytestmark = pytest.mark.faults
 

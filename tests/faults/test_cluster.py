@@ -16,9 +16,9 @@ import ray
 from ray.cluster_utils import Cluster
 from running import Bench, outcome, some_events
 
-from orchestrator.events import Cause, TrialContinued, TrialEnded, TrialInterrupted, TrialPlaced, TrialStarted
-from orchestrator.journal import read
-from orchestrator.states import State
+from orchestrator.history.events import Cause, TrialContinued, TrialEnded, TrialInterrupted, TrialPlaced, TrialStarted
+from orchestrator.history.journal import read
+from orchestrator.history.states import State
 
 pytestmark = pytest.mark.faults
 

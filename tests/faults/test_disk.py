@@ -10,7 +10,7 @@ import invariants
 import pytest
 from running import Bench, outcome, some_events
 
-from orchestrator.states import State
+from orchestrator.history.states import State
 
 pytestmark = pytest.mark.faults
 

@@ -13,11 +13,12 @@ import torch
 from lab import Killed, session
 from running import Bench, outcome
 
-from orchestrator.events import Reported, Saved
-from orchestrator.folder import StudyFolder
-from orchestrator.journal import Journal, load_record, read
-from orchestrator.states import State
-from orchestrator.trial import checkpoint, worker
+from orchestrator.history import checkpoint
+from orchestrator.history.events import Reported, Saved
+from orchestrator.history.folder import StudyFolder
+from orchestrator.history.journal import Journal, load_record, read
+from orchestrator.history.states import State
+from orchestrator.trial import worker
 
 STUDY = {
     "search": {"algorithm": "random", "trials": 4, "space": {"x": {"uniform": [-1, 1]}}},

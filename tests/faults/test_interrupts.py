@@ -13,7 +13,7 @@ import pytest
 from running import Bench, left_behind, outcome
 from servers import Proxy, mlflow_server
 
-from orchestrator.states import State
+from orchestrator.history.states import State
 
 pytestmark = pytest.mark.faults
 

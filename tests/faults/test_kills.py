@@ -11,7 +11,7 @@ import invariants
 import pytest
 from running import Bench, kill, left_behind, outcome, some_events
 
-from orchestrator.states import State
+from orchestrator.history.states import State
 
 pytestmark = pytest.mark.faults
 

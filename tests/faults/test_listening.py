@@ -19,7 +19,7 @@ import pytest
 from running import PATIENCE_SECONDS, Bench
 from sockets import Listener, descendants, listeners
 
-from orchestrator.states import State
+from orchestrator.history.states import State
 
 pytestmark = pytest.mark.faults
 
@@ -199,7 +199,7 @@ def test_a_server_for_others_asks_for_a_password(tmp_path):
 def other(code: str, **environment: str) -> subprocess.CompletedProcess:
     """Python of somebody else's on this machine, without what our environment says of Ray.
 
-    Ray would look for 127.0.0.1 at the machine's address; the switch is how `orchestrator.cluster` keeps it from that.
+    Ray would look for 127.0.0.1 at the machine's address; the switch is how `machines.cluster` keeps it from that.
     """
     own = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "ORCHESTRATOR_"))}
     own["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"

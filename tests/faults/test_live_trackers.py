@@ -11,7 +11,7 @@ import pytest
 from running import Bench, kill, left_behind, outcome, some_events
 from servers import Proxy, mlflow_server, postgres, s3, wait_for
 
-from orchestrator.states import State
+from orchestrator.history.states import State
 
 pytestmark = pytest.mark.faults
 

@@ -14,9 +14,9 @@ import pytest
 from running import Bench, kill, left_behind, some_events
 from test_cluster import cluster
 
-from orchestrator.events import ItemsDone, MapStarted
-from orchestrator.journal import read
-from orchestrator.states import State
+from orchestrator.history.events import ItemsDone, MapStarted
+from orchestrator.history.journal import read
+from orchestrator.history.states import State
 
 pytestmark = pytest.mark.faults
 

@@ -15,10 +15,10 @@ from moto.server import ThreadedMotoServer
 from running import Bench, kill, outcome
 from servers import free_port, s3
 
-from orchestrator.folder import Runs
-from orchestrator.journal import load_record
+from orchestrator.history.folder import Runs
+from orchestrator.history.journal import load_record
+from orchestrator.history.states import State
 from orchestrator.objectstore.storage import Mirror
-from orchestrator.states import State
 
 pytestmark = pytest.mark.faults
 

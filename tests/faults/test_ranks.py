@@ -10,8 +10,8 @@ from conftest import run_toy
 from ray.cluster_utils import Cluster
 from running import Bench, left_behind
 
-from orchestrator.folder import Runs
-from orchestrator.states import State
+from orchestrator.history.folder import Runs
+from orchestrator.history.states import State
 
 pytestmark = pytest.mark.faults
 

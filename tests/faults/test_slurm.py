@@ -19,9 +19,9 @@ import invariants
 import pytest
 from running import PATIENCE_SECONDS, Bench, outcome
 
-from orchestrator.events import TrialPlaced
-from orchestrator.journal import read
-from orchestrator.states import State
+from orchestrator.history.events import TrialPlaced
+from orchestrator.history.journal import read
+from orchestrator.history.states import State
 
 pytestmark = [
     pytest.mark.faults,

@@ -14,7 +14,7 @@ import mlflow
 import pytest
 from servers import Proxy, mlflow_server, postgres, s3, wait_for
 
-from orchestrator.events import (
+from orchestrator.history.events import (
     Cause,
     Event,
     Mutated,
@@ -28,11 +28,11 @@ from orchestrator.events import (
     TrialInterrupted,
     TrialPlaced,
     TrialStarted,
-)  # fmt: skip
-from orchestrator.folder import Runs, StudyFolder
-from orchestrator.journal import Journal, load_record
-from orchestrator.states import State
-from orchestrator.studyfile import build
+)
+from orchestrator.history.folder import Runs, StudyFolder
+from orchestrator.history.journal import Journal, load_record
+from orchestrator.history.states import State
+from orchestrator.studies.studyfile import build
 from orchestrator.tracker import follower
 from orchestrator.tracker.follower import Follower, track
 

@@ -10,7 +10,7 @@ import pytest
 
 import orchestrator
 from orchestrator.errors import UnknownName, UserError
-from orchestrator.studyfile import build
+from orchestrator.studies.studyfile import build
 
 
 def test_importing_it_imports_next_to_nothing():

@@ -13,14 +13,17 @@ import pytest
 from conftest import QuietDisplay
 from lab import session, work
 
-from orchestrator import cluster, launch, notification, trials, yamlfile
+from orchestrator import notification
+from orchestrator.analysis.standings import notice
 from orchestrator.errors import StudyError, UserError
-from orchestrator.journal import load_record
+from orchestrator.history.journal import load_record
+from orchestrator.machines import cluster
 from orchestrator.notification import Notify
-from orchestrator.plan import Node
 from orchestrator.redaction import redacted_words, without_paths
-from orchestrator.standings import notice
-from orchestrator.studyfile import build, change_study, load_study
+from orchestrator.running import launch, trials
+from orchestrator.studies import yamlfile
+from orchestrator.studies.plan import Node
+from orchestrator.studies.studyfile import build, change_study, load_study
 
 FACTS = {"text": "it is over", "study": "s", "state": "FINISHED"}
 TOPIC = "T0/B0/x1y2z3"

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from orchestrator.errors import EnvironmentProblem, UserError
-from orchestrator.events import StudyStarted, TrialStarted
-from orchestrator.folder import Runs
-from orchestrator.journal import Journal
+from orchestrator.history.events import StudyStarted, TrialStarted
+from orchestrator.history.folder import Runs
+from orchestrator.history.journal import Journal
 from orchestrator.machines import headnode, ssh
 from orchestrator.machines.clusterfile import ClusterFile
 from orchestrator.machines.headnode import HeadNode
-from orchestrator.studyfile import build
+from orchestrator.studies.studyfile import build
 
 FAKE_SSH = """#!/bin/sh
 # The last word is the command; everything before it is for ssh.
@@ -120,7 +120,7 @@ def test_only_a_folder_is_sent(head, tmp_path):
 def test_sent_data_stays_in_its_place(tmp_path, name):
     line = {"do": "take_data", "name": name, "bytes": 0, "environment": {"ORCHESTRATOR_RUNS": str(tmp_path)}}
     done = subprocess.run(
-        [sys.executable, "-m", "orchestrator.machines.remote"],
+        [sys.executable, "-m", "orchestrator.remote"],
         input=json.dumps(line) + "\n",
         capture_output=True,
         text=True,
@@ -137,7 +137,7 @@ def test_a_command_ends_with_its_asker(tmp_path, fake_ssh):
     study = build({"task": "toy", "search": {"algorithm": "random", "trials": 1}})
     with Journal(folder.journal) as journal:
         journal.append(StudyStarted("uid", study.to_plain(), 1), TrialStarted("t0000", 1, {}, (), None))
-        process = ssh.attach(ssh.Host("10.0.0.1"), f"{sys.executable} -m orchestrator.machines.remote")
+        process = ssh.attach(ssh.Host("10.0.0.1"), f"{sys.executable} -m orchestrator.remote")
         line = {"do": "command", "words": ["logs", "s", "t0000", "-f"], "attached": True}
         environment = {"ORCHESTRATOR_RUNS": str(runs.root)}
         process.stdin.write(json.dumps({**line, "environment": environment}).encode() + b"\n")

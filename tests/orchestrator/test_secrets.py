@@ -8,12 +8,12 @@ import sys
 import pytest
 from lab import session
 
-from orchestrator import environment
 from orchestrator.errors import EnvironmentProblem
-from orchestrator.folder import Runs
-from orchestrator.journal import load_record
+from orchestrator.history import environment
+from orchestrator.history.folder import Runs
+from orchestrator.history.journal import load_record
 from orchestrator.redaction import redacted, redacted_words
-from orchestrator.studyfile import load_study
+from orchestrator.studies.studyfile import load_study
 from orchestrator.tracker import tracking
 
 OUTSIDE = ["../x", "..", "a/../../x", "/etc/x", "."]

@@ -78,7 +78,7 @@ def test_the_walk_finds_what_it_looks_for(tmp_path):
 def test_the_yaml_loader_is_a_safe_one():
     import yaml
 
-    from orchestrator import yamlfile
+    from orchestrator.studies import yamlfile
 
     assert issubclass(yamlfile._Loader, yaml.SafeLoader)
-    assert ROOT.joinpath("orchestrator", "yamlfile.py").read_text().count("(yaml.SafeLoader)") == 1
+    assert ROOT.joinpath("orchestrator", "studies", "yamlfile.py").read_text().count("(yaml.SafeLoader)") == 1

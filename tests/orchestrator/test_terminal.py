@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from orchestrator import terminal
-from orchestrator.events import (
+from orchestrator.history.events import (
     Cause,
     StudyResumed,
     StudyStarted,
@@ -13,12 +13,12 @@ from orchestrator.events import (
     TrialEnded,
     TrialInterrupted,
     TrialStarted,
-)  # fmt: skip
-from orchestrator.folder import StudyFolder
-from orchestrator.plan import Node, make_plan
-from orchestrator.record import Record
-from orchestrator.states import State
-from orchestrator.studyfile import build
+)
+from orchestrator.history.folder import StudyFolder
+from orchestrator.history.record import Record
+from orchestrator.history.states import State
+from orchestrator.studies.plan import Node, make_plan
+from orchestrator.studies.studyfile import build
 
 
 @pytest.fixture

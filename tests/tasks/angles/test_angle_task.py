@@ -9,7 +9,7 @@ import pytest
 from fakes import FakeContext
 from pydantic import ValidationError
 
-from orchestrator import studyfile
+from orchestrator.studies import studyfile
 from tasks.angles import TAILS, TASK, AngleParams
 from tasks.angles.verdict import TABLE
 from tasks.api import Row, Support

@@ -14,7 +14,7 @@ from fakes import FakeContext
 from PIL import Image
 from pydantic import ValidationError
 
-from orchestrator import studyfile
+from orchestrator.studies import studyfile
 from tasks.api import Input, InputError, Row, Support
 from tasks.attribution import TASK, AttributionParams
 from tasks.attribution.gradients import Gradients, class_score

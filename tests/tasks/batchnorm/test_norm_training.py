@@ -11,7 +11,7 @@ import torch
 from fakes import FakeContext
 from PIL import Image
 
-from orchestrator.trial import checkpoint
+from orchestrator.history import checkpoint
 from tasks.api import InputError
 from tasks.batchnorm import ARMS, TASK, BatchNormParams
 from tasks.batchnorm.data import load, rows_of

@@ -10,7 +10,7 @@ import torch
 from fakes import FakeContext
 from sklearn.metrics import log_loss
 
-from orchestrator.trial import checkpoint
+from orchestrator.history import checkpoint
 from tasks import logits, serving
 from tasks.api import InputError
 from tasks.dogs import TASK, DogParams, drawn

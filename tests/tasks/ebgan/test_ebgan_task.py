@@ -12,8 +12,8 @@ import torch
 from fakes import FakeContext
 from PIL import Image
 
-from orchestrator import studyfile
-from orchestrator.trial import checkpoint
+from orchestrator.history import checkpoint
+from orchestrator.studies import studyfile
 from tasks.api import InputError, Row, Support
 from tasks.ebgan import TASK, EbganParams
 from tasks.ebgan.kdd import load_table

@@ -9,7 +9,7 @@ import pytest
 from fakes import FakeContext
 from pydantic import ValidationError
 
-from orchestrator import studyfile
+from orchestrator.studies import studyfile
 from tasks.api import Row, Support
 from tasks.layerwise import BREAKERS, OPTIMIZERS, TASK, LayerwiseParams
 from tasks.layerwise.trajectories import CLASSES, Problem, Training, deviation, train

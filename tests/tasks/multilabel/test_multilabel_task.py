@@ -12,7 +12,7 @@ import pytest
 import torch
 from fakes import FakeContext
 
-from orchestrator import studyfile
+from orchestrator.studies import studyfile
 from tasks.api import InputError, Row, Support
 from tasks.multilabel import LOSSES, TASK
 from tasks.multilabel.digits import compose, read_idx

@@ -1,0 +1,1 @@
+"""The command line's groups of commands, how it explains itself and completes what is typed. No logic."""

@@ -1,0 +1,1 @@
+"""What one machine is like, gathered with the standard library alone: it is sent to machines that lack the rest."""
