@@ -58,6 +58,15 @@ class Head(nn.Module):
         hidden = self.gate(features)
         return Outputs(self.scores(hidden), None if self.auxiliary is None else self.auxiliary(features), hidden)
 
+    @torch.no_grad()
+    def read_unscaled(self, mean: Tensor, std: Tensor) -> None:
+        """Make of a head that reads (f − mean) / std the same function of f itself, but for dropout."""
+        first = next(layer for layer in (*self.gate.modules(), self.scores) if isinstance(layer, nn.Linear))
+        for layer in (first, self.auxiliary):
+            if layer is not None:
+                layer.weight.div_(std.to(layer.weight))
+                layer.bias.sub_(layer.weight @ mean.to(layer.weight))
+
 
 def make_head(params: DogParams, features: int, classes: int) -> Head:
     """The head that the parameters ask for."""

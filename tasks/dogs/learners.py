@@ -98,7 +98,7 @@ class FrozenLearner:
         x = torch.stack(views)  # (views, photos, features)
         mean, std = x[0, self.rows.train].mean(0), x[0, self.rows.train].std(0) + 1e-6
         self._x = ((x - mean) / std).to(context.device)
-        self._scaling = {"mean": mean, "std": std}
+        self.scaling = {"mean": mean, "std": std}
         self.head = make_head(params, x.shape[2], len(photos.classes)).to(context.device)
         self.model: nn.Module = self.head
 
@@ -127,7 +127,7 @@ class FrozenLearner:
             return _scores(_mean_of_views([model(x[rows]) for x in self._x]))
 
     def trained(self, model: nn.Module) -> dict[str, Tensor]:
-        return prefixed("head", model.state_dict()) | prefixed("scaling", self._scaling)
+        return prefixed("head", model.state_dict()) | prefixed("scaling", self.scaling)
 
 
 class FinetuneLearner:
@@ -147,7 +147,12 @@ class FinetuneLearner:
         self.head = make_head(params, self._backbone.features, len(photos.classes))
         self.model: nn.Module = nn.Sequential(self._backbone.net, self.head).to(context.device)
         self._stages = last_stages(self._backbone.net, params.unfrozen_stages)
-        self._first = copy.deepcopy(self._backbone.net) if params.tuned_share < 1 else None
+        self._first: nn.Module | None = copy.deepcopy(self.model) if params.tuned_share < 1 else None
+
+    def begin_from(self, head: Head) -> None:
+        """Let the head begin where this one, of the same kind, has come to."""
+        self.head.load_state_dict(head.state_dict())
+        self._first = copy.deepcopy(self.model) if self._first is not None else None
 
     def groups(self) -> list[dict[str, Any]]:
         params, net = self._params, self._backbone.net
@@ -189,13 +194,14 @@ class FinetuneLearner:
 
     @torch.no_grad()
     def kept(self, model: nn.Module) -> nn.Module:
-        """Between the backbone as it was and as it is now; the head as it is."""
+        """Between the backbone as it was and as it is now; the head too, if it began as one that was trained."""
         if self._first is None:
             return model
         between = copy.deepcopy(model)
-        net, _ = between.children()
-        for now, first in zip(net.parameters(), self._first.parameters(), strict=True):
-            now.copy_(torch.lerp(first, now, self._params.tuned_share))
+        parts = 2 if self._params.probe_epochs else 1  # backbone, head
+        for now_part, first_part in list(zip(between.children(), self._first.children(), strict=True))[:parts]:
+            for now, first in zip(now_part.parameters(), first_part.parameters(), strict=True):
+                now.copy_(torch.lerp(first, now, self._params.tuned_share))
         return between
 
     @torch.no_grad()

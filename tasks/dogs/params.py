@@ -88,13 +88,19 @@ class DogParams(Params):
     """Finetune regime: peak learning rate of the last of the backbone's layers."""
     layer_decay: float = Field(1.0, gt=0, le=1)
     """Finetune regime: each layer learns at this multiple of the rate of the layer after it; 1 is one rate for all."""
+    probe_epochs: int = Field(0, ge=0, le=1000)
+    """Finetune regime: epochs that the head is first trained on frozen features as in the other regime, so that it has
+    converged when the backbone is let go (LP-FT, arXiv 2202.10054). Cheap: the features are computed once."""
+    probe_lr: float = Field(1e-3, gt=0, le=10)
+    """Finetune regime: the head's peak learning rate in them."""
     frozen_epochs: int = Field(1, ge=0, le=1000)
     """Finetune regime: epochs in which the head alone is trained."""
     unfrozen_stages: int = Field(2, ge=1, le=100)
     """Finetune regime: how many of the backbone's last stages are trained after that."""
     tuned_share: float = Field(1.0, gt=0, le=1)
     """Finetune regime: the backbone that is validated and kept lies this share of the way from its first weights to the
-    trained ones (WiSE-FT, arXiv 2109.01903); 1 is the trained ones. In between, less of ImageNet is forgotten."""
+    trained ones, and so does a head that began from ``probe_epochs`` (WiSE-FT, arXiv 2109.01903); 1 is the trained
+    ones. In between, less of ImageNet is forgotten."""
     clean_epochs: int = Field(0, ge=0, le=1000)
     """Last epochs, in which photos are only flipped and none are mixed."""
     # --------------------------------------------------------------------------------------------------------- photos
@@ -149,6 +155,11 @@ class DogParams(Params):
             )
         if own.batch_size % 2 and (own.sampler == "pairs" or own.mixup or own.cutmix):
             raise ValueError(f"batch_size must be even for pairs, mixup and cutmix, got {own.batch_size}")
+        if own.probe_epochs and own.weights == "none":
+            raise ValueError(
+                "probe_epochs needs a backbone that has learnt something, and whose features all trials share; "
+                "weights: none differ from trial to trial"
+            )
         if own.diversity and (own.mixup or own.cutmix or own.pseudo_rounds):
             raise ValueError(
                 "diversity needs what others say of each photo, and they have not seen mixed ones (mixup, cutmix) or "

@@ -37,6 +37,19 @@ def test_without_their_weights_there_are_no_further_heads(params):
     )
 
 
+@pytest.mark.parametrize("kind", ["linear", "dense", "glu"])
+def test_a_head_of_scaled_features_becomes_the_same_of_features_as_they_are(kind):
+    head = Head(kind, 12, 3, 8, 0.0, auxiliary=True)
+    for parameter in head.parameters():
+        parameter.data.normal_()
+    features, mean, std = torch.randn(5, 12), torch.randn(12), torch.rand(12) + 0.1
+    before = head((features - mean) / std)
+    head.read_unscaled(mean, std)
+    after = head(features)
+    for expected, now in ((before.scores, after.scores), (before.auxiliary, after.auxiliary)):
+        torch.testing.assert_close(now, expected, rtol=1e-4, atol=1e-4)
+
+
 def test_the_gradient_of_the_centre_loss_is_the_closed_form():
     """∂/∂g = 2·64/h·(g − C_y); ∂/∂C_c = −Σ of those of its photos, 0 for a class without one."""
     g = torch.randn(6, 8, requires_grad=True)

@@ -116,6 +116,22 @@ def test_what_is_kept_lies_between_the_first_and_the_trained_backbone(ran):
     assert torch.equal(kept["head.scores.weight"], trained["1.scores.weight"])
 
 
+def test_a_fine_tuning_may_begin_from_the_head_of_the_frozen_regime(ran):
+    """Whose validation it has, as long as next to nothing is learnt or kept of what is; the head learns on."""
+    shared = {**TUNED, "backbone": "tf_efficientnet_lite0", "weights": "packaged"}
+    _, frozen = ran(**{**shared, "regime": "frozen", "epochs": 5, "lr": 3e-3})
+    begun = {**shared, "probe_epochs": 5, "probe_lr": 3e-3, "epochs": 2, "frozen_epochs": 1}
+    _, still = ran(**{**begun, "lr": 1e-12, "backbone_lr": 1e-12})
+    _, kept = ran(**begun, tuned_share=1e-6)
+    learnt, tuned = ran(**begun)
+    assert still["val/loss"] == pytest.approx(frozen["val/loss"], abs=1e-5)
+    assert kept["val/loss"] == pytest.approx(frozen["val/loss"], abs=1e-4)
+    assert abs(tuned["val/loss"] - frozen["val/loss"]) > 1e-3
+    assert "1.scores.weight" not in same(models(learnt)[0], models(learnt)[1])
+    with pytest.raises(ValueError, match="probe_epochs needs .* weights: none differ from trial to trial"):
+        DogParams(**{**begun, "weights": "none"})
+
+
 def test_accumulating_is_the_large_batch(ran):
     whole, parts = (ran(**TUNED, accumulate=count)[0] for count in (1, 4))
     for (_, a), (_, b) in zip(whole.reports, parts.reports, strict=True):
