@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import math
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,6 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from orchestrator.analysis import standings
+from orchestrator.analysis.standings import between, decimals
 from orchestrator.health.findings import Finding, Level
 from orchestrator.history.folder import StudyFolder
 from orchestrator.history.record import Record, TrialRecord
@@ -118,7 +118,7 @@ class LiveStudy:
         elif self._live is None:
             metric, _ = standings.metric_of(self._record)
             console.print(
-                f"{len(self._said)}/{self._plan.size} {trial.id} {trial.state} {metric}={_number(trial.value(metric))}"
+                f"{len(self._said)}/{self._plan.size} {trial.id} {trial.state} {metric}={decimals(trial.value(metric))}"
             )
 
     def _trial_retried(self, trial: TrialRecord) -> None:
@@ -141,13 +141,13 @@ class LiveStudy:
             if trial.state is State.RUNNING:
                 row_end = _map_progress(trial) or (row_end if trial.steps else self._last_words(trial))
             state = f"[{_STYLE[trial.state]}]{trial.state}[/]"
-            table.add_row(trial.id, state, str(trial.steps), _number(trial.value(metric)), row_end)
+            table.add_row(trial.id, state, str(trial.steps), decimals(trial.value(metric)), row_end)
         total, new, elapsed = self._plan.size, len(self._said) - self._before, time.monotonic() - self._began
         left = f", about {_duration(elapsed / new * (total - len(over)))} left" if new >= 2 else ""
         best = standings.best_so_far(record)
         waiting = len(record.trials) - len(over) - len(shown)
         wait = f", {waiting} wait" if waiting else ""
-        line = f"{len(over)}/{total} trials done{wait}, {_duration(elapsed)}{left}; best {metric} {_number(best)}"
+        line = f"{len(over)}/{total} trials done{wait}, {_duration(elapsed)}{left}; best {metric} {decimals(best)}"
         return Group(table, Text(line, style="bold"))
 
     def _last_words(self, trial: TrialRecord) -> str:
@@ -217,9 +217,8 @@ def print_leaderboard(record: Record, limit: int | None = None) -> None:
         table.add_column(name, no_wrap=True)
     table.add_column("parameters", overflow="fold")
     for entry in entries[:limit]:
-        interval = f"{entry.interval[0]:.4f}–{entry.interval[1]:.4f}" if entry.interval else ""
         state = f"[{_STYLE[entry.state]}]{entry.state}[/]"
-        cells = [str(entry.rank), entry.trial, state, _number(entry.value), interval]
+        cells = [str(entry.rank), entry.trial, state, decimals(entry.value), between(entry.interval)]
         cells += [str(entry.seeds or 1)] if seeds else []
         table.add_row(*cells, escape(_assignments(entry.params)))
     console.print(table)
@@ -246,7 +245,7 @@ def print_trials(record: Record) -> None:
                 t.id,
                 t.state,
                 t.steps,
-                _number(t.value(metric)),
+                decimals(t.value(metric)),
                 _seconds(t),
                 t.node or "",
                 t.reason or (f"of {t.of}" if t.of else ""),
@@ -325,10 +324,6 @@ def _value(value: Any) -> str:
     if value is None:
         return ""
     return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _number(value: float | None) -> str:
-    return "–" if value is None or math.isnan(value) else f"{value:.4f}"
 
 
 def _duration(seconds: float) -> str:

@@ -44,6 +44,7 @@ def modules_of(package) -> list[str]:
         "orchestrator.studies.study",
         "orchestrator.studies.studyfile",
         "orchestrator.analysis.finalists",
+        "orchestrator.analysis.standings",
         "orchestrator.notification",
         "orchestrator.probe.gpus",
         "orchestrator.probe.trackercheck",

@@ -5,6 +5,7 @@ Runs of finalists (`TrialRecord.of`) are no lines of their own: they make up the
 
 from __future__ import annotations
 
+import math
 import platform
 import statistics
 from collections.abc import Mapping
@@ -111,6 +112,22 @@ def finished(record: Record) -> list[Row]:
     """The finished trials, best first: what a task concludes from."""
     done = [trial for trial in ranked(record) if trial.state is State.FINISHED]
     return [Row(trial.id, trial.params, trial.metrics, trial.seed) for trial in done]
+
+
+def decimals(value: float | None) -> str:
+    """A metric as it is shown: four decimals, or four digits where those would hide it.
+
+    >>> [decimals(value) for value in (0.336, 12, 3.21e-7, 0, None, math.nan)]
+    ['0.3360', '12.0000', '3.21e-07', '0.0000', '–', '–']
+    """
+    if value is None or math.isnan(value):
+        return "–"
+    return f"{value:.4f}" if value == 0 or 1e-2 <= abs(value) < 1e6 else f"{value:.4g}"
+
+
+def between(of: tuple[float, float] | None) -> str:
+    """An interval as it is shown; empty where there is none."""
+    return f"{decimals(of[0])} … {decimals(of[1])}" if of else ""
 
 
 def figures(record: Record) -> Mapping[str, Figure]:

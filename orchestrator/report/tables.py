@@ -5,11 +5,12 @@ from __future__ import annotations
 import html
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 from orchestrator.analysis import standings
+from orchestrator.analysis.standings import between, decimals
 from orchestrator.history.folder import StudyFolder
 from orchestrator.history.record import Record, TrialRecord
 from orchestrator.history.states import State
@@ -87,12 +88,11 @@ def leaderboard(record: Record) -> str:
     head = "".join(f"<th data-sort='down'{' class=n' * (name in numbers)}>{text(name)}</th>" for name in heads)
     rows = []
     for entry in entries[:_MOST_ROWS]:
-        low_high = f"{entry.interval[0]:.4f} … {entry.interval[1]:.4f}" if entry.interval else ""
         cells = [
             f"<td class='n'>{entry.rank}</td><td>{text(entry.trial)}</td>",
             f"<td class='{entry.state}'>{entry.state.lower()}</td>",
-            _cell(entry.value),
-            f"<td>{low_high}</td>" * with_interval,
+            _cell(entry.value, decimals),
+            f"<td>{between(entry.interval)}</td>" * with_interval,
             f"<td class='n'>{entry.seeds or ''}</td>" * with_seeds,
             *(_cell(entry.params.get(name)) for name in names),
         ]
@@ -220,14 +220,14 @@ def _is_number(value: Any) -> bool:
     return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
 
 
-def _cell(value: Any) -> str:
-    if value is not None and _is_number(value):
-        return f"<td class='n' data-v='{value}'>{_short(value)}</td>"
-    return f"<td>{'' if value is None else text(value)}</td>"
-
-
 def _short(value: float) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _cell(value: Any, show: Callable[[float], str] = _short) -> str:
+    if value is not None and _is_number(value):
+        return f"<td class='n' data-v='{value}'>{show(value)}</td>"
+    return f"<td>{'' if value is None else text(value)}</td>"
 
 
 def _some(names: Iterable[str], most: int = 20) -> str:

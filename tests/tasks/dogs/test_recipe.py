@@ -128,7 +128,7 @@ def test_a_fine_tuning_may_begin_from_the_head_of_the_frozen_regime(ran):
     assert kept["val/loss"] == pytest.approx(frozen["val/loss"], abs=1e-4)
     assert abs(tuned["val/loss"] - frozen["val/loss"]) > 1e-3
     assert "1.scores.weight" not in same(models(learnt)[0], models(learnt)[1])
-    with pytest.raises(ValueError, match="probe_epochs needs .* weights: none differ from trial to trial"):
+    with pytest.raises(ValueError, match=r"probe_epochs needs .* weights: none differ from trial to trial"):
         DogParams(**{**begun, "weights": "none"})
 
 
