@@ -100,7 +100,7 @@ ELSEWHERE = {  # how a command begins, as it is typed; with --cluster, what its 
     "orchestrator --install-completion": Test(
         "tests/orchestrator/commands/test_completion.py::test_commands_and_options", "complet"
     ),
-    "orchestrator data get": Test("tests/orchestrator/datasets/test_datasets.py::test_the_commands", "data get"),
+    "orchestrator data get": Test("tests/orchestrator/datasets/test_get.py::test_the_commands", "data get"),
     "make demo": Test("tests/faults/test_listening.py::test_a_demo_listens_to_this_machine_alone", "demo"),
     "docker build": Test(f"{_DEPLOY}::test_the_image_is_made_of_what_is_here", "Dockerfile"),
     "kubectl apply": Test(f"{_DEPLOY}::test_the_manifest_is_valid", "kuberay-rayjob.yaml"),
