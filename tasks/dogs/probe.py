@@ -22,9 +22,10 @@ from tasks.dogs.trainer import Trainer
 if TYPE_CHECKING:
     from tasks.dogs.params import DogParams
 
-# What a fine-tuning may ask for that a short training of a head alone goes without.
+# A training of a head alone is short and plain, whatever the fine-tuning asks for.
 _PLAIN = {
-    "regime": "frozen", "ema": 0.0, "mixup": 0.0, "cutmix": 0.0, "diversity": 0.0, "accumulate": 1, "compile": False,
+    "regime": "frozen", "batch_size": 128, "accumulate": 1, "sampler": "shuffled", "ema": 0.0, "mixup": 0.0,
+    "cutmix": 0.0, "diversity": 0.0, "compile": False,
 }  # fmt: skip
 
 

@@ -119,7 +119,8 @@ def test_what_is_kept_lies_between_the_first_and_the_trained_backbone(ran):
 def test_a_fine_tuning_may_begin_from_the_head_of_the_frozen_regime(ran):
     """Whose validation it has, as long as next to nothing is learnt or kept of what is; the head learns on."""
     shared = {**TUNED, "backbone": "tf_efficientnet_lite0", "weights": "packaged"}
-    _, frozen = ran(**{**shared, "regime": "frozen", "epochs": 5, "lr": 3e-3})
+    alone = {"regime": "frozen", "epochs": 5, "lr": 3e-3, "batch_size": 128, "sampler": "shuffled"}
+    _, frozen = ran(**{**shared, **alone})
     begun = {**shared, "probe_epochs": 5, "probe_lr": 3e-3, "epochs": 2, "frozen_epochs": 1}
     _, still = ran(**{**begun, "lr": 1e-12, "backbone_lr": 1e-12})
     _, kept = ran(**begun, tuned_share=1e-6)
