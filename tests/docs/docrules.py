@@ -33,7 +33,7 @@ SHRINK_STUDY = {  # of a study, where its task's does not fit
     " search.space={without:{choice:[nothing,glu]}}",
     "dogs-ablation": "params.seeds=2 search.space={arm:{choice:[glu]}}",
     "dogs-probe": f"{DOGS} search.seeds=2",
-    "dogs-tuned": f"{DOGS} params.frozen_epochs=0 params.clean_epochs=0 search.seeds=2",
+    "dogs-tuned": f"{DOGS} params.probe_epochs=2 search.seeds=2",
     "dogs-gain": "params.seeds=2",
     "dogs-diverse": f"{DOGS} search.seeds=1 search.space={{diversity:{{choice:[0]}}}}",
     "dogs-finetune": f"{DOGS} params.frozen_epochs=0 params.clean_epochs=1 search.trials=2",
