@@ -122,7 +122,7 @@ def decimals(value: float | None) -> str:
     """
     if value is None or math.isnan(value):
         return "–"
-    return f"{value:.4f}" if value == 0 or 1e-2 <= abs(value) < 1e6 else f"{value:.4g}"
+    return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e6 else f"{value:.4g}"
 
 
 def between(of: tuple[float, float] | None) -> str:
