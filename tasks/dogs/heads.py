@@ -58,14 +58,25 @@ class Head(nn.Module):
         hidden = self.gate(features)
         return Outputs(self.scores(hidden), None if self.auxiliary is None else self.auxiliary(features), hidden)
 
-    @torch.no_grad()
-    def read_unscaled(self, mean: Tensor, std: Tensor) -> None:
-        """Make of a head that reads (f − mean) / std the same function of f itself, but for dropout."""
-        first = next(layer for layer in (*self.gate.modules(), self.scores) if isinstance(layer, nn.Linear))
-        for layer in (first, self.auxiliary):
-            if layer is not None:
-                layer.weight.div_(std.to(layer.weight))
-                layer.bias.sub_(layer.weight @ mean.to(layer.weight))
+
+class Scaling(nn.Module):
+    """(f − mean) / std, by feature: what a head reads in both regimes; (n, features) → the same.
+
+    Features as they are have a large part in common, and along it the centre loss pulls the gated features of all
+    classes to one point long before scores can tell them apart: at the contest's weight nothing is learnt then.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, features: Tensor) -> None:
+        """By the features of some photos, (photos, features)."""
+        super().__init__()
+        self.register_buffer("mean", features.mean(0))
+        self.register_buffer("std", features.std(0) + 1e-6)
+
+    def forward(self, features: Tensor) -> Tensor:
+        return (features - self.mean) / self.std
 
 
 def make_head(params: DogParams, features: int, classes: int) -> Head:

@@ -20,12 +20,15 @@ from tasks.dogs.blend import Scores
 from tasks.dogs.chance import generator
 from tasks.dogs.features import VIEWS, features
 from tasks.dogs.folders import Photos
-from tasks.dogs.heads import Head, Outputs, make_head
+from tasks.dogs.heads import Head, Outputs, Scaling, make_head
 from tasks.dogs.loading import Rows, ahead, decoded, readable, take
 from tasks.dogs.stages import Stage, backbone_groups, head_groups, last_stages, stage_of
 
 if TYPE_CHECKING:
     from tasks.dogs.params import DogParams
+
+
+_MEASURED = 512  # photos, by whose features they are scaled when the backbone is tuned
 
 
 class Batch(NamedTuple):
@@ -77,7 +80,7 @@ class Learner(Protocol):
         """What a model of this kind says of some photos."""
 
     def trained(self, model: nn.Module) -> dict[str, Tensor]:
-        """What a model needs beyond its backbone's first weights: ``head.*``, and ``scaling.*`` or ``backbone.*``."""
+        """What a model needs beyond its backbone's first weights: ``head.*``, ``scaling.*``, maybe ``backbone.*``."""
 
 
 class FrozenLearner:
@@ -96,9 +99,8 @@ class FrozenLearner:
             views.append(torch.from_numpy(array.copy()))
         self.rows = readable(photos, problems)
         x = torch.stack(views)  # (views, photos, features)
-        mean, std = x[0, self.rows.train].mean(0), x[0, self.rows.train].std(0) + 1e-6
-        self._x = ((x - mean) / std).to(context.device)
-        self.scaling = {"mean": mean, "std": std}
+        self.scaling = Scaling(x[0, self.rows.train])
+        self._x = self.scaling(x).to(context.device)
         self.head = make_head(params, x.shape[2], len(photos.classes)).to(context.device)
         self.model: nn.Module = self.head
 
@@ -127,7 +129,7 @@ class FrozenLearner:
             return _scores(_mean_of_views([model(x[rows]) for x in self._x]))
 
     def trained(self, model: nn.Module) -> dict[str, Tensor]:
-        return prefixed("head", model.state_dict()) | prefixed("scaling", self.scaling)
+        return prefixed("head", model.state_dict()) | prefixed("scaling", self.scaling.state_dict())
 
 
 class FinetuneLearner:
@@ -145,14 +147,29 @@ class FinetuneLearner:
         self.rows = readable(photos, problems)
         self._backbone = load_backbone(params.backbone, params.weights, context.seed)
         self.head = make_head(params, self._backbone.features, len(photos.classes))
-        self.model: nn.Module = nn.Sequential(self._backbone.net, self.head).to(context.device)
+        self._backbone.net.to(context.device).eval()
+        scaling = Scaling(self._some_features())
+        self.model: nn.Module = nn.Sequential(self._backbone.net, scaling, self.head).to(context.device)
         self._stages = last_stages(self._backbone.net, params.unfrozen_stages)
         self._first: nn.Module | None = copy.deepcopy(self.model) if params.tuned_share < 1 else None
 
-    def begin_from(self, head: Head) -> None:
-        """Let the head begin where this one, of the same kind, has come to."""
-        self.head.load_state_dict(head.state_dict())
+    def begin_from(self, probe: FrozenLearner) -> None:
+        """Let the head begin where that of the other regime has come to."""
+        _, scaling, head = self.model.children()
+        scaling.load_state_dict(probe.scaling.state_dict())
+        head.load_state_dict(probe.head.state_dict())
         self._first = copy.deepcopy(self.model) if self._first is not None else None
+
+    @torch.no_grad()
+    def _some_features(self) -> Tensor:
+        """Of training photos from all over the classes, as the backbone sees them before it learns."""
+        rows = self.rows.train[:: math.ceil(len(self.rows.train) / _MEASURED)]
+        parts = rows.split(self._params.batch_size)
+        return torch.cat([self._backbone.net(self._as_validated(part)).float() for part in parts])
+
+    def _as_validated(self, rows: Tensor) -> Tensor:
+        photos = centre(take(self._pixels, rows), self._params.resolution).to(self._context.device)
+        return self._backbone.normalise(photos)
 
     def groups(self) -> list[dict[str, Any]]:
         params, net = self._params, self._backbone.net
@@ -198,7 +215,7 @@ class FinetuneLearner:
         if self._first is None:
             return model
         between = copy.deepcopy(model)
-        parts = 2 if self._params.probe_epochs else 1  # backbone, head
+        parts = 3 if self._params.probe_epochs else 1  # backbone, scaling (which has no parameters), head
         for now_part, first_part in list(zip(between.children(), self._first.children(), strict=True))[:parts]:
             for now, first in zip(now_part.parameters(), first_part.parameters(), strict=True):
                 now.copy_(torch.lerp(first, now, self._params.tuned_share))
@@ -210,14 +227,14 @@ class FinetuneLearner:
         parts = []
         with precision:
             for some in rows.split(self._params.batch_size):
-                photos = centre(take(self._pixels, some), self._params.resolution).to(self._context.device)
-                x = self._backbone.normalise(photos)
+                x = self._as_validated(some)
                 parts.append(_mean_of_views([model(view(x)) for view in VIEWS[: self._params.views]]))
         return _scores([torch.cat(heads) for heads in zip(*parts, strict=True)])
 
     def trained(self, model: nn.Module) -> dict[str, Tensor]:
-        net, head = model.children()
-        return prefixed("head", head.state_dict()) | prefixed("backbone", net.state_dict())
+        names = ("backbone", "scaling", "head")
+        parts = zip(names, model.children(), strict=True)
+        return {k: v for name, part in parts for k, v in prefixed(name, part.state_dict()).items()}
 
 
 def make_learner(params: DogParams, context: Context, photos: Photos) -> Learner:

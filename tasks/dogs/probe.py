@@ -14,7 +14,6 @@ import torch
 
 from tasks.api import Context
 from tasks.dogs.folders import Photos
-from tasks.dogs.heads import Head
 from tasks.dogs.learners import FrozenLearner, Pool
 from tasks.dogs.ranks import Ranks
 from tasks.dogs.trainer import Trainer
@@ -29,8 +28,8 @@ _PLAIN = {
 }  # fmt: skip
 
 
-def probed_head(params: DogParams, context: Context, photos: Photos, ranks: Ranks, pool: Pool) -> Head:
-    """The head that ``probe_epochs`` at ``probe_lr`` make of the trial's photos; it reads features as they are."""
+def probe(params: DogParams, context: Context, photos: Photos, ranks: Ranks, pool: Pool) -> FrozenLearner:
+    """What ``probe_epochs`` at ``probe_lr`` make of a trial's photos in the frozen regime."""
     own = params.model_copy(update={**_PLAIN, "epochs": params.probe_epochs, "lr": params.probe_lr})
     torch.manual_seed(context.seed)  # the first weights of the same trial in the frozen regime
     learner = FrozenLearner(own, context, photos)
@@ -38,5 +37,4 @@ def probed_head(params: DogParams, context: Context, photos: Photos, ranks: Rank
     for epoch in range(1, own.epochs + 1):
         trainer.train_epoch(epoch, pool)
         print(f"probe: epoch {epoch} of {own.epochs}, loss {trainer.loss:.4f}", flush=True)
-    learner.head.read_unscaled(**learner.scaling)
-    return learner.head
+    return learner

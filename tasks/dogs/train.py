@@ -21,7 +21,7 @@ from tasks.dogs.folders import Photos, find_photos
 from tasks.dogs.learners import FinetuneLearner, make_learner
 from tasks.dogs.loading import Rows
 from tasks.dogs.model import save_model
-from tasks.dogs.probe import probed_head
+from tasks.dogs.probe import probe
 from tasks.dogs.pseudo import PseudoLabels
 from tasks.dogs.ranks import Ranks
 from tasks.dogs.sampler import check_pairs
@@ -49,7 +49,7 @@ def _train(params: DogParams, context: Context, root: Path, ranks: Ranks) -> Map
     if params.sampler == "pairs":
         check_pairs(pseudo.pool.labels, photos.classes, params.batch_size)
     if isinstance(learner, FinetuneLearner) and params.probe_epochs:
-        learner.begin_from(probed_head(params, context, photos, ranks, pseudo.pool))
+        learner.begin_from(probe(params, context, photos, ranks, pseudo.pool))
     keep_from = others(context.inputs, photos, learner.rows.train) if params.diversity else None
     trainer = Trainer(params, learner, context, ranks, len(photos.classes), pseudo.pool.count, keep_from)
     validation = _Known(photos, learner.rows, learner.rows.val, params.split_seed)

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from tasks.dogs import DogParams
-from tasks.dogs.heads import CONTEST_WIDTH, Head, centre_loss, make_head, objective
+from tasks.dogs.heads import CONTEST_WIDTH, Head, Scaling, centre_loss, make_head, objective
 
 RECIPE = DogParams(head="glu", hidden=8, aux_weight=0.25, centre_weight=0.5, dropout=0, label_smoothing=0, batch_size=4)
 
@@ -37,17 +37,22 @@ def test_without_their_weights_there_are_no_further_heads(params):
     )
 
 
-@pytest.mark.parametrize("kind", ["linear", "dense", "glu"])
-def test_a_head_of_scaled_features_becomes_the_same_of_features_as_they_are(kind):
-    head = Head(kind, 12, 3, 8, 0.0, auxiliary=True)
-    for parameter in head.parameters():
-        parameter.data.normal_()
-    features, mean, std = torch.randn(5, 12), torch.randn(12), torch.rand(12) + 0.1
-    before = head((features - mean) / std)
-    head.read_unscaled(mean, std)
-    after = head(features)
-    for expected, now in ((before.scores, after.scores), (before.auxiliary, after.auxiliary)):
-        torch.testing.assert_close(now, expected, rtol=1e-4, atol=1e-4)
+@pytest.mark.parametrize(("scaled", "learns"), [(True, True), (False, False)])
+def test_scaled_features_keep_the_centre_loss_from_pulling_all_classes_together(scaled, learns):
+    """At the contest's weight, on features with a large part in common, as those behind a ReLU are."""
+    torch.manual_seed(0)
+    labels = torch.arange(400) % 10
+    features = 3 + torch.randn(10, 256)[labels] + torch.randn(400, 256)
+    read = Scaling(features) if scaled else torch.nn.Identity()
+    params = RECIPE.model_copy(update={"hidden": 64, "centre_weight": 0.25, "aux_weight": 0.0})
+    head = make_head(params, 256, 10)
+    optimizer = torch.optim.AdamW(head.parameters(), lr=3e-3)
+    for _ in range(200):
+        optimizer.zero_grad()
+        (objective(params, head, head(read(features)), labels) / 400).backward()
+        optimizer.step()
+    right = (head(read(features)).scores.argmax(1) == labels).float().mean()
+    assert right > 0.95 if learns else right < 0.2
 
 
 def test_the_gradient_of_the_centre_loss_is_the_closed_form():
