@@ -34,7 +34,9 @@ class Outputs(NamedTuple):
 class Head(nn.Module):
     """``linear``: dropout, then scores. ``glu``: Dense(h) ⊙ σ(Dense(h)) first. ``dense``: Dense(h) first, no gate.
 
-    (n, features) → `Outputs`. The last layers start at zero, so training starts at the loss of chance, ln(classes).
+    (n, features) → `Outputs`. Scores of the features themselves start at zero: training starts at the loss of chance,
+    ln(classes). Those of a hidden layer start as in the contest, by Glorot's rule: from zero they would send nothing
+    back, and the centre loss would pull the hidden layer of all classes to one point meanwhile.
     """
 
     def __init__(
@@ -49,7 +51,7 @@ class Head(nn.Module):
             "linear": nn.Identity,
         }
         self.gate = gates[kind]()
-        self.scores = _from_zero(features if kind == "linear" else hidden, classes)
+        self.scores = _from_zero(features, classes) if kind == "linear" else _from_glorot(hidden, classes)
         self.auxiliary = _from_zero(features, classes) if auxiliary else None
         self.centres = nn.Parameter(torch.zeros(classes, hidden)) if centres else None
 
@@ -115,4 +117,10 @@ def _from_zero(width: int, classes: int) -> nn.Linear:
     layer = nn.Linear(width, classes)
     nn.init.zeros_(layer.weight)
     nn.init.zeros_(layer.bias)
+    return layer
+
+
+def _from_glorot(width: int, classes: int) -> nn.Linear:
+    layer = _from_zero(width, classes)
+    nn.init.xavier_uniform_(layer.weight)
     return layer

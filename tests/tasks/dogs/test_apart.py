@@ -18,7 +18,7 @@ SMALL = {
     "backbone": "test_efficientnet", "weights": "none", "resolution": 32, "batch_size": 8, "epochs": 6, "dropout": 0.0,
     "train_logits": True, "lr": 1e-2,
 }  # fmt: skip
-TUNED = {"regime": "finetune", "crop": 1.0, "unfrozen_stages": 1, "accumulate": 2, "lr": 1.0}
+TUNED = {"regime": "finetune", "crop": 1.0, "unfrozen_stages": 1, "accumulate": 2}
 
 
 @pytest.fixture(scope="module")

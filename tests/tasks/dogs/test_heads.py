@@ -13,12 +13,15 @@ from tasks.dogs.heads import CONTEST_WIDTH, Head, Scaling, centre_loss, make_hea
 RECIPE = DogParams(head="glu", hidden=8, aux_weight=0.25, centre_weight=0.5, dropout=0, label_smoothing=0, batch_size=4)
 
 
-def test_the_heads_start_at_chance_and_gate_as_written():
+def test_the_heads_start_and_gate_as_written():
     features = torch.randn(5, 12)
     assert torch.equal(Head("linear", 12, 3, 8, 0.0)(features).scores, torch.zeros(5, 3))
     head = Head("glu", 12, 3, 8, 0.0)
     a, b = head.gate[0](features).split(8, dim=1)
     assert torch.allclose(head(features).hidden, a * torch.sigmoid(b))
+    spread = math.sqrt(6 / (8 + 3))  # Glorot's
+    assert 0.9 * spread < head.scores.weight.abs().max() <= spread
+    assert not head.scores.bias.any()
 
 
 def test_the_auxiliary_head_sees_the_features_and_not_the_gate():
@@ -42,7 +45,7 @@ def test_scaled_features_keep_the_centre_loss_from_pulling_all_classes_together(
     """At the contest's weight, on features with a large part in common, as those behind a ReLU are."""
     torch.manual_seed(0)
     labels = torch.arange(400) % 10
-    features = 3 + torch.randn(10, 256)[labels] + torch.randn(400, 256)
+    features = 10 + torch.randn(10, 256)[labels] + torch.randn(400, 256)
     read = Scaling(features) if scaled else torch.nn.Identity()
     params = RECIPE.model_copy(update={"hidden": 64, "centre_weight": 0.25, "aux_weight": 0.0})
     head = make_head(params, 256, 10)
@@ -83,9 +86,10 @@ def test_the_objective_is_the_sum_of_its_parts_over_photos():
     features, y = torch.randn(4, 12), torch.tensor([0, 1, 2, 0])
     with torch.no_grad():
         head.auxiliary.bias.copy_(torch.tensor([1.0, 0.0, -1.0]))
+        head.scores.weight.zero_()
         loss = float(objective(RECIPE, head, head(features), y))
         hidden = head(features).hidden
-    chance = math.log(3) * 4  # the head's own scores are 0 at the start
+    chance = math.log(3) * 4  # the head's own scores are 0
     p = torch.tensor([1.0, 0.0, -1.0]).softmax(0)
     auxiliary = -float(p[y].log().sum())
     assert loss == pytest.approx(chance + 0.25 * auxiliary + 0.5 * float(hidden.square().sum()) * 8, rel=1e-5)
