@@ -120,14 +120,23 @@ def decimals(value: float | None) -> str:
     >>> [decimals(value) for value in (0.336, 12, 3.21e-7, 0, None, math.nan)]
     ['0.3360', '12.0000', '3.21e-07', '0.0000', '–', '–']
     """
-    if value is None or math.isnan(value):
-        return "–"
-    return f"{value:.4f}" if value == 0 or 1e-3 <= abs(value) < 1e6 else f"{value:.4g}"
+    return "–" if value is None or math.isnan(value) else f"{value:{_form(value)}}"
 
 
 def between(of: tuple[float, float] | None) -> str:
-    """An interval as it is shown; empty where there is none."""
-    return f"{decimals(of[0])} … {decimals(of[1])}" if of else ""
+    """An interval as it is shown, both ends alike; empty where there is none.
+
+    >>> between((-0.00057, 0.0314)), between((1e-7, 3e-7)), between(None)
+    ('-0.0006 … 0.0314', '1e-07 … 3e-07', '')
+    """
+    if of is None:
+        return ""
+    form = _form(max(of, key=abs))
+    return f"{of[0]:{form}} … {of[1]:{form}}"
+
+
+def _form(value: float) -> str:
+    return ".4f" if value == 0 or 1e-3 <= abs(value) < 1e6 else ".4g"
 
 
 def figures(record: Record) -> Mapping[str, Figure]:
