@@ -25,10 +25,14 @@ def conclude(rows: Sequence[Row]) -> Verdict:
         nearly += told == "undecided" and row.metrics["p_value"] < LEVEL
         found[told].append(_said(row))
     words = (
-        {"better": "Help (without them it is worse)", "worse": "Hurt (without them it is better)"}
+        {
+            "better": "Help (without them it is worse)",
+            "worse": "Hurt (without them it is better)",
+            "undecided": "Undecided (what leaving them out changes)",
+        }
         if removes
-        else {"better": "Better than the baseline", "worse": "Worse than the baseline"}
-    ) | {"undecided": "Undecided"}
+        else {"better": "Better than the baseline", "worse": "Worse than the baseline", "undecided": "Undecided"}
+    )
     parts = [f"{words[told]}: {', '.join(arms)}" for told, arms in found.items() if arms]
     least, most = (int(end(row.metrics["seeds"] for row in rows)) for end in (min, max))
     how = (
@@ -56,7 +60,8 @@ def figures(rows: Sequence[Row]) -> Mapping[str, Figure]:
         axes.plot([m["photo_low"], m["photo_high"]], [place, place], "-", color="C0", linewidth=4, alpha=0.5)
         axes.plot(m["difference"], place, "o", color="C0")
     axes.axvline(0, color="k", linewidth=0.8)
-    axes.set_yticks(range(len(rows)), [str(row.params.get("arm", "")) for row in reversed(rows)])
+    without = "without " if rows[0].params.get("removes", False) else ""
+    axes.set_yticks(range(len(rows)), [f"{without}{row.params.get('arm', '')}" for row in reversed(rows)])
     axes.set_xlabel("difference from the baseline, points of top-1 (thick: over photos alone)")
     axes.grid(axis="x", alpha=0.25)
     return {"differences": figure}

@@ -155,6 +155,10 @@ def test_what_is_left_out_helps_where_the_arm_is_worse():
     verdict = TASK.conclude(rows)
     assert verdict.support is Support.SUPPORTED
     assert verdict.sentence.startswith("Help (without them it is worse): glu (-2.00")
+    labels = TASK.figures(rows)["differences"].axes[0].get_yticklabels()
+    assert [label.get_text() for label in labels] == ["without zoom", "without glu"]
+    rows.append(row("clean", 0.01, 0.2, removes=True))
+    assert "Undecided (what leaving them out changes): clean (+1.00" in TASK.conclude(rows).sentence
     rows.append(row("mask", 0.02, 0.001, removes=True))
     assert TASK.conclude(rows).support is Support.NOT_SUPPORTED
     assert "Hurt (without them it is better): mask" in TASK.conclude(rows).sentence
