@@ -131,7 +131,7 @@ def driver(host: hosts.Host) -> list[int]:
     """The processes of a driver that runs as a job on a head."""
     return [
         pid
-        for pid, line in host.processes(r"python -m orchestrator\.machines\.remote").items()
+        for pid, line in host.processes(r"python -m orchestrator\.remote").items()
         if "/bin/sh" not in line
     ]
 
