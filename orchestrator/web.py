@@ -1,5 +1,5 @@
 """HTTP downloads and webhooks, by the standard library's client: the only importer of ``urllib.request``, but for
-`health.trackercheck`, which is sent to machines where nothing is installed.
+`probe.trackercheck`, which is sent to machines where nothing is installed.
 
 The standard library's, because it is there with no dependency more, takes proxies from the environment, and both uses
 are one request each: a library's pools and sessions would have nothing to do.

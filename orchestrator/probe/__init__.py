@@ -1,1 +1,1 @@
-"""What one machine is like, gathered with the standard library alone: it is sent to machines that lack the rest."""
+"""What one machine is like, gathered with the standard library alone: half of its packages may be broken."""

@@ -141,24 +141,23 @@ class FinetuneLearner:
 
     frozen = False
 
-    def __init__(self, params: DogParams, context: Context, photos: Photos) -> None:
+    def __init__(
+        self, params: DogParams, context: Context, photos: Photos, probe: FrozenLearner | None = None
+    ) -> None:  # fmt: skip
+        """The head begins where that of ``probe`` has come to, if there is one."""
         self._params, self._context = params, context
         self._pixels, problems = decoded(photos, math.ceil(params.resolution / params.crop), context)
         self.rows = readable(photos, problems)
         self._backbone = load_backbone(params.backbone, params.weights, context.seed)
-        self.head = make_head(params, self._backbone.features, len(photos.classes))
         self._backbone.net.to(context.device).eval()
-        scaling = Scaling(self._some_features())
+        if probe is None:
+            self.head = make_head(params, self._backbone.features, len(photos.classes))
+            scaling = Scaling(self._some_features())
+        else:
+            self.head, scaling = probe.head, probe.scaling
         self.model: nn.Module = nn.Sequential(self._backbone.net, scaling, self.head).to(context.device)
         self._stages = last_stages(self._backbone.net, params.unfrozen_stages)
-        self._first: nn.Module | None = copy.deepcopy(self.model) if params.tuned_share < 1 else None
-
-    def begin_from(self, probe: FrozenLearner) -> None:
-        """Let the head begin where that of the other regime has come to."""
-        _, scaling, head = self.model.children()
-        scaling.load_state_dict(probe.scaling.state_dict())
-        head.load_state_dict(probe.head.state_dict())
-        self._first = copy.deepcopy(self.model) if self._first is not None else None
+        self._first = [p.detach().clone() for p in self._drawn_back(self.model)] if params.tuned_share < 1 else []
 
     @torch.no_grad()
     def _some_features(self) -> Tensor:
@@ -211,15 +210,18 @@ class FinetuneLearner:
 
     @torch.no_grad()
     def kept(self, model: nn.Module) -> nn.Module:
-        """Between the backbone as it was and as it is now; the head too, if it began as one that was trained."""
-        if self._first is None:
+        """Between the weights as they were and as they are now, by ``tuned_share``."""
+        if not self._first:
             return model
         between = copy.deepcopy(model)
-        parts = 3 if self._params.probe_epochs else 1  # backbone, scaling (which has no parameters), head
-        for now_part, first_part in list(zip(between.children(), self._first.children(), strict=True))[:parts]:
-            for now, first in zip(now_part.parameters(), first_part.parameters(), strict=True):
-                now.copy_(torch.lerp(first, now, self._params.tuned_share))
+        for now, first in zip(self._drawn_back(between), self._first, strict=True):
+            now.copy_(torch.lerp(first, now, self._params.tuned_share))
         return between
+
+    def _drawn_back(self, model: nn.Module) -> list[nn.Parameter]:
+        """The backbone's parameters; the head's too, if it began as one that was trained."""
+        net, _, head = model.children()
+        return [*net.parameters(), *(head.parameters() if self._params.probe_epochs else ())]
 
     @torch.no_grad()
     def predict(self, model: nn.Module, rows: Tensor, precision: AbstractContextManager[Any]) -> Scores:
@@ -237,8 +239,11 @@ class FinetuneLearner:
         return {k: v for name, part in parts for k, v in prefixed(name, part.state_dict()).items()}
 
 
-def make_learner(params: DogParams, context: Context, photos: Photos) -> Learner:
-    return (FrozenLearner if params.regime == "frozen" else FinetuneLearner)(params, context, photos)
+def make_learner(params: DogParams, context: Context, photos: Photos, probe: FrozenLearner | None = None) -> Learner:
+    """``probe`` is what a fine-tuning begins from."""
+    if params.regime == "frozen":
+        return FrozenLearner(params, context, photos)
+    return FinetuneLearner(params, context, photos, probe)
 
 
 def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -14,7 +14,8 @@ import torch
 
 from tasks.api import Context
 from tasks.dogs.folders import Photos
-from tasks.dogs.learners import FrozenLearner, Pool
+from tasks.dogs.learners import FrozenLearner
+from tasks.dogs.pseudo import PseudoLabels
 from tasks.dogs.ranks import Ranks
 from tasks.dogs.trainer import Trainer
 
@@ -28,11 +29,12 @@ _PLAIN = {
 }  # fmt: skip
 
 
-def probe(params: DogParams, context: Context, photos: Photos, ranks: Ranks, pool: Pool) -> FrozenLearner:
-    """What ``probe_epochs`` at ``probe_lr`` make of a trial's photos in the frozen regime."""
+def probe(params: DogParams, context: Context, photos: Photos, ranks: Ranks) -> FrozenLearner:
+    """What ``probe_epochs`` at ``probe_lr`` make of the photos that a trial begins with, in the frozen regime."""
     own = params.model_copy(update={**_PLAIN, "epochs": params.probe_epochs, "lr": params.probe_lr})
     torch.manual_seed(context.seed)  # the first weights of the same trial in the frozen regime
     learner = FrozenLearner(own, context, photos)
+    pool = PseudoLabels(own, learner.rows).pool
     trainer = Trainer(own, learner, context, ranks, len(photos.classes), pool.count)
     for epoch in range(1, own.epochs + 1):
         trainer.train_epoch(epoch, pool)

@@ -18,7 +18,7 @@ from tasks.dogs.apart import FOLDER, others
 from tasks.dogs.blend import Blend, cross_fitted, halves
 from tasks.dogs.evaluate import METRICS, Predictions, accuracy, write_artifacts
 from tasks.dogs.folders import Photos, find_photos
-from tasks.dogs.learners import FinetuneLearner, make_learner
+from tasks.dogs.learners import make_learner
 from tasks.dogs.loading import Rows
 from tasks.dogs.model import save_model
 from tasks.dogs.probe import probe
@@ -44,12 +44,11 @@ def _train(params: DogParams, context: Context, root: Path, ranks: Ranks) -> Map
     unlabelled = params.pseudo_rounds > 0 and params.pseudo_source == "unlabelled"
     photos = find_photos(root, params.val_fraction, params.split_seed, unlabelled)
     torch.manual_seed(context.seed)  # the head's first weights
-    learner = make_learner(params, context, photos)
+    begun = probe(params, context, photos, ranks) if params.regime == "finetune" and params.probe_epochs else None
+    learner = make_learner(params, context, photos, begun)
     pseudo = PseudoLabels(params, learner.rows)
     if params.sampler == "pairs":
         check_pairs(pseudo.pool.labels, photos.classes, params.batch_size)
-    if isinstance(learner, FinetuneLearner) and params.probe_epochs:
-        learner.begin_from(probe(params, context, photos, ranks, pseudo.pool))
     keep_from = others(context.inputs, photos, learner.rows.train) if params.diversity else None
     trainer = Trainer(params, learner, context, ranks, len(photos.classes), pseudo.pool.count, keep_from)
     validation = _Known(photos, learner.rows, learner.rows.val, params.split_seed)

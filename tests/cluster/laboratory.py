@@ -129,11 +129,7 @@ class Laboratory:
 
 def driver(host: hosts.Host) -> list[int]:
     """The processes of a driver that runs as a job on a head."""
-    return [
-        pid
-        for pid, line in host.processes(r"python -m orchestrator\.remote").items()
-        if "/bin/sh" not in line
-    ]
+    return [pid for pid, line in host.processes(r"python -m orchestrator\.remote").items() if "/bin/sh" not in line]
 
 
 def kill(pids: list[int]) -> None:

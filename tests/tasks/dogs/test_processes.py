@@ -13,7 +13,7 @@ from torch import multiprocessing
 from tasks.dogs import TASK, DogParams, drawn
 
 PARAMS = {
-    "backbone": "test_efficientnet", "weights": "none", "regime": "finetune", "resolution": 32, "crop": 1.0,
+    "backbone": "tf_efficientnet_lite0", "regime": "finetune", "resolution": 32, "crop": 1.0, "probe_epochs": 2,
     "head": "glu", "hidden": 8, "aux_weight": 0.25, "centre_weight": 0.25, "dropout": 0.0, "sampler": "pairs",
     "batch_size": 8, "epochs": 2, "frozen_epochs": 1, "unfrozen_stages": 2, "ema": 0.5, "pseudo_rounds": 1,
     "pseudo_threshold": 0.2, "pseudo_source": "train",

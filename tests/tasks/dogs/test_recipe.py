@@ -116,6 +116,17 @@ def test_what_is_kept_lies_between_the_first_and_the_trained_backbone(ran):
     assert torch.equal(kept["head.scores.weight"], trained["2.scores.weight"])
 
 
+def test_both_regimes_read_features_scaled_alike(ran):
+    """By the training photos as the backbone saw them before it learnt, also where it has learnt since."""
+    own = {**TUNED, "backbone": "tf_efficientnet_lite0", "weights": "packaged", "frozen_epochs": 0}
+    frozen, tuned = (
+        load_file(ran(**{**own, "regime": regime})[0].folder / "artifacts/model/trained.safetensors")
+        for regime in ("frozen", "finetune")
+    )
+    for name in ("scaling.mean", "scaling.std"):
+        torch.testing.assert_close(tuned[name], frozen[name], rtol=1e-4, atol=1e-4)
+
+
 def test_a_fine_tuning_may_begin_from_the_head_of_the_frozen_regime(ran):
     """Whose validation it has, as long as next to nothing is learnt or kept of what is; the head learns on."""
     shared = {**TUNED, "backbone": "tf_efficientnet_lite0", "weights": "packaged"}
