@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -35,6 +36,7 @@ _STYLE = {
     State.STOPPED: "magenta",
 }
 _REFRESH_SECONDS = 0.25
+_PATIENCE_SECONDS = 60.0  # without any trial at work; a first worker takes ten on two idle processors
 _SOFT = not console.is_terminal  # lines break at words for people and not at all for programs
 
 
@@ -50,6 +52,7 @@ class LiveStudy:
         self._before = 0  # trials that were over when this session began
         self._failures: dict[str, int] = {}
         self._stopping = False
+        self._awaits = True  # the first trial of this session, and it has not been said why none begins
 
     def start(self, plan: Plan, folder: StudyFolder, record: Record) -> None:
         self._plan, self._folder, self._record, self._began = plan, folder, record, time.monotonic()
@@ -84,6 +87,8 @@ class LiveStudy:
         if now >= self._next:
             self._next = now + _REFRESH_SECONDS
             self._tell_news()
+            if self._awaits:
+                self._tell_why_none_begins(now - self._began)
             if self._live is not None:
                 self._live.update(self._table(), refresh=True)
 
@@ -101,6 +106,16 @@ class LiveStudy:
             elif trial.failures > self._failures.get(trial.id, 0):
                 self._failures[trial.id] = trial.failures
                 self._trial_retried(trial)
+
+    def _tell_why_none_begins(self, seconds: float) -> None:
+        """Once, after a while without any trial at work: whoever waits for nothing should not have to guess why."""
+        running = [trial for trial in self._record.trials.values() if trial.state is State.RUNNING]
+        begun = len(self._said) > self._before or any(trial.pid is not None for trial in running)
+        self._awaits = not begun and seconds < _PATIENCE_SECONDS
+        if not begun and not self._awaits:
+            console.print(
+                f"[yellow]no trial has begun in {_duration(seconds)}:[/] {_why_none(running)}", soft_wrap=_SOFT
+            )
 
     def stop(self) -> None:
         self._tell_news()
@@ -159,6 +174,18 @@ class LiveStudy:
         except OSError:
             return "[dim]starting[/]"
         return f"[dim]{escape(lines[-1].split(': ', 1)[-1])}[/]" if lines else "[dim]starting[/]"
+
+
+def _why_none(started: Sequence[TrialRecord]) -> str:
+    if not started:
+        return "there is no free place for one; 'orchestrator cluster status' says what runs on a cluster"
+    load, processors = os.getloadavg()[0], os.cpu_count() or 1
+    if load <= processors:
+        return "the first worker processes are still starting"
+    return (
+        f"the first worker processes are still starting, and {processors} processors have work for {load:.0f} here; "
+        "Ray's workers give way to others (nice 15), with RAY_worker_niceness=0 before the command they do not"
+    )
 
 
 def _map_progress(trial: TrialRecord) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from orchestrator import terminal
@@ -12,6 +14,7 @@ from orchestrator.history.events import (
     TrialContinued,
     TrialEnded,
     TrialInterrupted,
+    TrialPlaced,
     TrialStarted,
 )
 from orchestrator.history.folder import StudyFolder
@@ -70,6 +73,30 @@ def test_of_a_resumed_study_only_what_is_new_is_said(show):
     happens = show(begins("t0000"), ends("t0000"), begins("t0001"), show.resumed)
     assert happens(TrialContinued("t0001", 2)) == []
     assert happens(ends("t0001")) == [["2/3", "t0001"]]
+
+
+def test_why_nothing_begins_is_said_once(show, monkeypatch):
+    monkeypatch.setattr(terminal, "_PATIENCE_SECONDS", 0.0)
+    happens = show()
+    assert happens() == [["no", "trial"]]
+    assert happens() == []
+
+
+def test_of_what_has_begun_nothing_is_said(show, monkeypatch):
+    happens = show(begins("t0000"))
+    assert happens() == []  # not before its time
+    monkeypatch.setattr(terminal, "_PATIENCE_SECONDS", 0.0)
+    assert happens(TrialPlaced("t0000", "here", 1)) == []
+    assert happens(TrialInterrupted("t0000", Cause.LOST, "it died")) == []
+
+
+@pytest.mark.parametrize(
+    ("processors", "says"), [(None, "no free place"), (8, "still starting"), (2, "RAY_worker_niceness=0")]
+)
+def test_why_nothing_begins(processors, says, monkeypatch):
+    monkeypatch.setattr(os, "getloadavg", lambda: (5.2, 0, 0))
+    monkeypatch.setattr(os, "cpu_count", lambda: processors)
+    assert says in terminal._why_none([] if processors is None else ["t0000"])
 
 
 def begins(trial):
