@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from orchestrator import __version__, terminal
+from orchestrator import __version__
 from orchestrator.analysis import standings
 from orchestrator.commands import cluster, completion, data, insight, look
 from orchestrator.commands.cluster import AsJson, elsewhere, submitted
@@ -30,6 +30,9 @@ from orchestrator.studies import chain, registry
 from orchestrator.studies.plan import make_plan
 from orchestrator.studies.study import BUILTIN
 from orchestrator.studies.studyfile import load_study
+from orchestrator.terminal.lines import complain, print_json, say
+from orchestrator.terminal.live import LiveStudy
+from orchestrator.terminal.tables import print_leaderboard, print_list, print_table, print_verdict
 
 if TYPE_CHECKING:
     from orchestrator.running.launch import Outcome
@@ -61,7 +64,7 @@ def tasks(as_json: AsJson = False) -> None:
     """List the tasks: what can be studied."""
     found = [registry.task(name) for name in registry.task_names()]
     rows = [{"task": t.name, "question": t.question, "metric": t.metric, "goal": t.goal} for t in found]
-    terminal.print_list(rows, as_json)
+    print_list(rows, as_json)
 
 
 @app.command()
@@ -71,7 +74,7 @@ def studies(as_json: AsJson = False) -> None:
     for name in registry.study_names():
         study = load_study(name, check_data=False)
         rows.append({"study": name, "task": study.task, "question": study.question})
-    terminal.print_list(rows, as_json)
+    print_list(rows, as_json)
 
 
 @app.command()
@@ -86,30 +89,30 @@ def plan(study: StudyRef, overrides: Overrides = None, as_json: AsJson = False) 
     planned = make_plan(asked, [local_node()])
     plain = planned.to_plain(*_earlier_run(runs, asked.name))
     if as_json:
-        return terminal.print_json(plain)
+        return print_json(plain)
     estimate = plain["estimate"]
-    terminal.say(f"{asked.name}: {asked.question}")
+    say(f"{asked.name}: {asked.question}")
     if asked.inputs is not None:
-        terminal.say(f"reads what {asked.inputs} left")
-    terminal.say(f"{len(planned.trials)} trials, {planned.concurrent} at once ({estimate['waves']} waves)")
+        say(f"reads what {asked.inputs} left")
+    say(f"{len(planned.trials)} trials, {planned.concurrent} at once ({estimate['waves']} waves)")
     if estimate["hours"] is None:
-        terminal.say("time: unknown until a trial of this study has run here")
+        say("time: unknown until a trial of this study has run here")
     else:
         gpu = f", {estimate['gpu_hours']:.1f} GPU-hours" if estimate["gpu_hours"] else ""
         each = f"{estimate['seconds_per_trial']:.1f} s a trial in its last run"
-        terminal.say(f"time: about {60 * estimate['hours']:.1f} min{gpu} ({each})")
+        say(f"time: about {60 * estimate['hours']:.1f} min{gpu} ({each})")
     size = estimate["checkpoint_bytes"]
     known = f", about {estimate['disk_bytes'] / 1e6:.1f} MB ({size / 1e6:.2f} MB each in its last run)" if size else ""
-    terminal.say(f"disk: at most {checkpoint.KEEP} checkpoints a trial{known}")
+    say(f"disk: at most {checkpoint.KEEP} checkpoints a trial{known}")
     if asked.notify is not None:
-        terminal.say(f"notifies: {'the webhook' if asked.notify.is_webhook else 'the command'} {asked.notify}")
+        say(f"notifies: {'the webhook' if asked.notify.is_webhook else 'the command'} {asked.notify}")
     for note in planned.notes:
-        terminal.say(f"note: {note}")
+        say(f"note: {note}")
     rows = []
     for trial in planned.trials:
         chosen = "proposed when it starts" if trial.params is None else ""
         rows.append((trial.id, trial.seed, chosen or " ".join(f"{k}={v}" for k, v in (trial.params or {}).items())))
-    terminal.print_table(["trial", "seed", "parameters"], rows)
+    print_table(["trial", "seed", "parameters"], rows)
 
 
 @app.command()
@@ -129,7 +132,7 @@ def resume(study: RunName, overrides: Overrides = None, retry: RetryTrials = Non
     from orchestrator.running import launch
 
     runs = Runs.default()
-    _conclude(launch.resume_study(study, overrides or [], runs, terminal.LiveStudy(), retry or []), runs)
+    _conclude(launch.resume_study(study, overrides or [], runs, LiveStudy(), retry or []), runs)
 
 
 @app.command()
@@ -139,7 +142,7 @@ def stop(study: RunName, trial: AnyTrial = None) -> None:
 
     From another terminal than the one it runs in.
     """
-    terminal.say(order(_running(study), Command.STOP, trial))
+    say(order(_running(study), Command.STOP, trial))
 
 
 @app.command()
@@ -149,7 +152,7 @@ def retry(study: RunName, trial: TrialId) -> None:
 
     It goes on from its last checkpoint.
     """
-    terminal.say(order(_running(study, f"orchestrator resume {study} --retry {trial}"), Command.RETRY, trial))
+    say(order(_running(study, f"orchestrator resume {study} --retry {trial}"), Command.RETRY, trial))
 
 
 @app.command()
@@ -168,14 +171,14 @@ def new(task: TaskName) -> None:
 
     paths = scaffold.create(task)
     for what, path in paths.items():
-        terminal.say(f"{what:6} {shorter(path)}")
-    terminal.say("next, line by line:")
+        say(f"{what:6} {shorter(path)}")
+    say("next, line by line:")
     folder = paths["task"].parent
     if str(folder) not in os.environ.get("ORCHESTRATOR_TASKS", "").split(os.pathsep):
-        terminal.say(f"  export ORCHESTRATOR_TASKS={shlex.quote(str(folder))}")
-    terminal.say(f"  {shlex.quote(sys.executable)} -m pytest {shlex.quote(str(shorter(paths['test'])))}")
+        say(f"  export ORCHESTRATOR_TASKS={shlex.quote(str(folder))}")
+    say(f"  {shlex.quote(sys.executable)} -m pytest {shlex.quote(str(shorter(paths['test'])))}")
     for command in ("plan", "run"):
-        terminal.say(f"  orchestrator {command} {shlex.quote(str(shorter(paths['study'])))}")
+        say(f"  orchestrator {command} {shlex.quote(str(shorter(paths['study'])))}")
 
 
 app.add_typer(look.app)
@@ -188,33 +191,31 @@ app.command()(cluster.attach)
 @app.command()
 def version() -> None:
     """Print the version."""
-    terminal.say(__version__)
+    say(__version__)
 
 
 def _run(ref: str, overrides: list[str]) -> None:
     runs, asked = Runs.default(), load_study(ref, overrides)
     from orchestrator.running import launch  # matplotlib and the rest are not needed to say that a study is wrong
 
-    outcome = launch.run_study(asked, runs, terminal.LiveStudy())
+    outcome = launch.run_study(asked, runs, LiveStudy())
     _conclude(outcome, runs)
     own_data = (
         "" if asked.data_name != BUILTIN else f"   or on your own data: orchestrator run {asked.task} data=FOLDER"
     )
-    terminal.say(f"next: orchestrator show {outcome.folder.name}{own_data}")
+    say(f"next: orchestrator show {outcome.folder.name}{own_data}")
 
 
 def _conclude(outcome: Outcome, runs: Runs) -> None:
     """Say how a study ended; raises the error whose exit code tells programs the same."""
     folder, record, name = outcome.folder, outcome.record, outcome.folder.name
     if record.trials:
-        terminal.print_leaderboard(record, limit=10)
-    terminal.print_verdict(record)
-    terminal.say(f"report: {shorter(folder.report)}")
-    terminal.say(
-        "MLflow: orchestrator ui" + ("" if runs.root == Path("runs").absolute() else f"   (runs in {runs.root})")
-    )
+        print_leaderboard(record, limit=10)
+    print_verdict(record)
+    say(f"report: {shorter(folder.report)}")
+    say("MLflow: orchestrator ui" + ("" if runs.root == Path("runs").absolute() else f"   (runs in {runs.root})"))
     if outcome.untracked:
-        terminal.say(f"not everything is tracked: {outcome.untracked}; send it later: orchestrator track {name}")
+        say(f"not everything is tracked: {outcome.untracked}; send it later: orchestrator track {name}")
     again = f"go on: orchestrator resume {name}"
     if record.state is State.STOPPED:
         done = record.count(State.FINISHED)
@@ -228,7 +229,7 @@ def _conclude(outcome: Outcome, runs: Runs) -> None:
             record.reason or "no trial gave a result", f"see why: orchestrator logs {name} {failed}; {again}"
         )
     if record.reason:
-        terminal.say(f"ended early: {record.reason}; with more budget, {again} KEY=VALUE")
+        say(f"ended early: {record.reason}; with more budget, {again} KEY=VALUE")
 
 
 def _running(name: str, otherwise: str | None = None) -> StudyFolder:
@@ -263,10 +264,10 @@ def main() -> None:
     try:
         sys.exit(_called())
     except OrchestratorError as error:
-        terminal.complain(str(error), error.hint)
+        complain(str(error), error.hint)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
-        terminal.complain("interrupted before any trial was started", None)
+        complain("interrupted before any trial was started", None)
         sys.exit(130)
     except BrokenPipeError:  # `orchestrator show S | head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -274,9 +275,7 @@ def main() -> None:
     except OSError as error:
         if error.errno not in (errno.ENOSPC, errno.EDQUOT):
             raise
-        terminal.complain(
-            f"the disk of {error.filename or Runs.default().root} is full", "make room, then run it again"
-        )
+        complain(f"the disk of {error.filename or Runs.default().root} is full", "make room, then run it again")
         sys.exit(3)
 
 

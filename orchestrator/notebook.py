@@ -142,14 +142,14 @@ def run(study: Study | str, overrides: Sequence[str] = (), runs: str | Path | No
     It says in lines how it goes. An interrupt ends it in order and the results are of what is there; it goes on with
     ``orchestrator resume``. Raises `orchestrator.errors.UserError` when it cannot run as asked.
     """
-    from orchestrator import terminal
     from orchestrator.errors import UserError
     from orchestrator.running import launch
+    from orchestrator.terminal.live import LiveStudy
 
     if isinstance(study, Study) and overrides:
         raise UserError("overrides go with a study's name or path, not with a study that is loaded already")
     asked = study if isinstance(study, Study) else load_study(study, overrides)
-    outcome = launch.run_study(asked, _runs(runs), terminal.LiveStudy())
+    outcome = launch.run_study(asked, _runs(runs), LiveStudy())
     return Results(outcome.folder, outcome.record)
 
 

@@ -33,9 +33,9 @@ def main() -> None:
     try:
         sys.exit(_obey(Do(request["do"]), request))
     except OrchestratorError as error:
-        from orchestrator import terminal
+        from orchestrator.terminal.lines import complain
 
-        terminal.complain(str(error), error.hint)
+        complain(str(error), error.hint)
         sys.exit(error.exit_code)
 
 

@@ -76,7 +76,7 @@ def real_data() -> Path:
 def command(runs, monkeypatch, capsys):
     """Run the command in this process: ``command("plan", "dogs") → (exit code, stdout, stderr)``."""
     monkeypatch.setenv("ORCHESTRATOR_RUNS", str(runs.root))
-    monkeypatch.setattr("orchestrator.terminal.console.width", 200)
+    monkeypatch.setattr("orchestrator.terminal.lines.console.width", 200)
 
     def call(*words: str) -> tuple[int, str, str]:
         monkeypatch.setattr(sys, "argv", ["orchestrator", *words])

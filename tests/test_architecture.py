@@ -15,7 +15,7 @@ ROOMS = {
     "ray": {"machines.cluster", "machines.jobserver", "running.trials", "trial.ranks", "trial.pool"},
     "mlflow": {"tracker.tracking", "tracker.models"},
     "yaml": {"studies.yamlfile"},
-    "rich": {"terminal"},
+    "rich": {"terminal.lines", "terminal.live", "terminal.tables"},
     "typer": {"cli", "commands.cluster", "commands.data", "commands.explain", "commands.insight", "commands.look"},
     "pandas": {"notebook"},
     "fsspec": {"objectstore.storage"},

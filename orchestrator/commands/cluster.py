@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from orchestrator import terminal
 from orchestrator.commands.explain import Grouped
 from orchestrator.errors import EnvironmentProblem, UserError
 from orchestrator.studies import registry
 from orchestrator.studies.studyfile import load_study
+from orchestrator.terminal.lines import say
+from orchestrator.terminal.tables import print_hosts
 
 if TYPE_CHECKING:
     from orchestrator.machines.clusterfile import ClusterFile
@@ -62,7 +63,7 @@ def submitted(command: Callable[..., None]) -> Callable[..., None]:
             return command(study, overrides, **named)
         submit = _submit_new if command.__name__ == "run" else _submit_again
         status = submit(cluster, study, overrides or [], detach, ship)
-        terminal.say(f"from here, add --cluster {cluster} to these commands")
+        say(f"from here, add --cluster {cluster} to these commands")
         _end(status)
 
     return _with_options(here_or_there, command, cluster=ClusterOption, detach=Detach, ship_data=ShipData)
@@ -76,14 +77,14 @@ def up(
     """Set the hosts of a cluster up and start Ray on them."""
     from orchestrator.machines import launcher
 
-    states = launcher.up(_load(file), 60 * wait, terminal.say)
-    terminal.print_hosts([state.to_plain() for state in states])
+    states = launcher.up(_load(file), 60 * wait, say)
+    print_hosts([state.to_plain() for state in states])
     absent = [state.address for state in states if state.presence is not launcher.Presence.JOINED]
     if absent:
         raise EnvironmentProblem(
             f"{', '.join(absent)} did not join within {wait:g} min", f"see why: orchestrator doctor --cluster {file}"
         )
-    terminal.say(f"run on it: orchestrator run STUDY --cluster {file}")
+    say(f"run on it: orchestrator run STUDY --cluster {file}")
 
 
 @app.command()
@@ -100,7 +101,7 @@ def down(file: ClusterPath = DEFAULT) -> None:
             "Ray may still run on " + "; ".join(f"{address}: {why}" for address, why in left.items()),
             "stop it there: ray stop --force",
         )
-    terminal.say(f"no Ray process is left on the hosts of {file}")
+    say(f"no Ray process is left on the hosts of {file}")
 
 
 @app.command()
@@ -116,11 +117,11 @@ def status(file: ClusterPath = DEFAULT, as_json: AsJson = False) -> None:
     studies = [row for row in launcher.head(cluster).ask(["ps", "--json"]) if row["state"] == "RUNNING"]
     if as_json:
         return print(json.dumps({"hosts": hosts, "studies": studies}, indent=2))
-    terminal.print_hosts(hosts)
+    print_hosts(hosts)
     for row in studies:
-        terminal.say(f"{row['study']} runs: {row['done']} of {row['trials']} trials are over")
+        say(f"{row['study']} runs: {row['done']} of {row['trials']} trials are over")
     if not studies:
-        terminal.say("no study runs")
+        say("no study runs")
 
 
 @app.command(hidden=True)
@@ -130,7 +131,7 @@ def nodes(as_json: AsJson = False) -> None:
 
     with cluster.connect():
         found = cluster.describe_nodes()
-    print(json.dumps(found)) if as_json else terminal.say(str(found))
+    print(json.dumps(found)) if as_json else say(str(found))
 
 
 def attach(
@@ -155,7 +156,7 @@ def _submit_new(cluster: Path, ref: str, overrides: Sequence[str], detach: bool,
         words.append(f"data={head.send_data(folder)}")
     status = head.submit(["run", f"study/{file.name}", *words], asked.name, file, detach)
     if detach:
-        terminal.say(f"follow it: orchestrator attach {asked.name}; or: orchestrator show {asked.name}")
+        say(f"follow it: orchestrator attach {asked.name}; or: orchestrator show {asked.name}")
     return status
 
 

@@ -8,12 +8,14 @@ from typing import Annotated
 
 import typer
 
-from orchestrator import terminal
 from orchestrator.commands import completion
 from orchestrator.commands.cluster import AsJson
 from orchestrator.commands.explain import Grouped
 from orchestrator.datasets import catalogue
 from orchestrator.history.folder import data_root, shorter
+from orchestrator.terminal.lines import print_json, say
+from orchestrator.terminal.live import Downloads
+from orchestrator.terminal.tables import print_list
 
 app = typer.Typer(cls=Grouped, rich_markup_mode=None, help="Public data sets: list them, and get one.")
 
@@ -35,7 +37,7 @@ def list_(as_json: AsJson = False) -> None:
     root = data_root()
     if as_json:
         rows = [{**known.to_plain(), "path": _path(known, root)} for known in catalogue.ALL.values()]
-        return terminal.print_json(rows)
+        return print_json(rows)
     rows = [
         {
             "data": known.name,
@@ -46,7 +48,7 @@ def list_(as_json: AsJson = False) -> None:
         }
         for known in catalogue.ALL.values()
     ]
-    terminal.print_list(rows, False)
+    print_list(rows, False)
 
 
 @app.command()
@@ -59,13 +61,13 @@ def get(name: DataName, to: To = None) -> None:
     root = (to or data_root()).expanduser().absolute()
     from orchestrator.datasets.get import get as bring
 
-    terminal.say(f"{known.name}: {known.about}")
-    terminal.say(f"licence: {known.licence}; {known.page}")
-    with terminal.Downloads() as shown:
+    say(f"{known.name}: {known.about}")
+    say(f"licence: {known.licence}; {known.page}")
+    with Downloads() as shown:
         folder = bring(known, root, shown)
-    terminal.say(f"it is in {shorter(folder)}")
+    say(f"it is in {shorter(folder)}")
     given = known.name if root == data_root() else shorter(folder)
-    terminal.say(f"next: {known.use}" + (f" data={given}" if known.use.startswith("orchestrator") else ""))
+    say(f"next: {known.use}" + (f" data={given}" if known.use.startswith("orchestrator") else ""))
 
 
 def _path(known: catalogue.DataSet, root: Path) -> str | None:

@@ -6,11 +6,12 @@ from typing import Annotated, Any
 
 import typer
 
-from orchestrator import terminal
 from orchestrator.commands import completion
 from orchestrator.commands.cluster import AsJson, elsewhere
 from orchestrator.commands.look import RunName
 from orchestrator.history.folder import Runs
+from orchestrator.terminal.lines import print_json, say
+from orchestrator.terminal.tables import print_table
 
 app = typer.Typer(rich_markup_mode=None)
 
@@ -36,16 +37,16 @@ def compare(a: Thing, b: Another, as_json: AsJson = False) -> None:
     runs = Runs.default()
     found = comparison.compare(comparison.find(a, runs), comparison.find(b, runs))
     if as_json:
-        return terminal.print_json(found)
+        return print_json(found)
     same = []
     for section, differences in found["sections"].items():
         same.append(f"{differences['same']} of {section}")
         if differences["different"]:
             rows = [(name, _cell(left), _cell(right)) for name, (left, right) in differences["different"].items()]
-            terminal.print_table([section, found["a"], found["b"]], rows)
-            terminal.say("")
-    terminal.say(f"the same: {', '.join(same)}")
-    terminal.say(found["chance"]["sentence"])
+            print_table([section, found["a"], found["b"]], rows)
+            say("")
+    say(f"the same: {', '.join(same)}")
+    say(found["chance"]["sentence"])
 
 
 @app.command()
@@ -73,19 +74,19 @@ def simulate(
     asked = imagined(replay(events), [f"search.scheduler={scheduler}"] if scheduler is not None else [])
     found = simulation.simulate(events, asked, trials, hours)
     if as_json:
-        return terminal.print_json(found.to_plain())
+        return print_json(found.to_plain())
     options = ", ".join(f"{name} {value}" for name, value in found.scheduler.items() if name != "kind")
-    terminal.say(f"{study} under {found.scheduler['kind']}{f' ({options})' if options else ''}, by its journal:")
+    say(f"{study} under {found.scheduler['kind']}{f' ({options})' if options else ''}, by its journal:")
     names = {"best": f"best {asked.search.metric}", "best_trial": "of trial", "pruned": "stopped early"}
     names |= {"trial_seconds": "seconds of trials", "hours": "hours from start to end"}
     was, would = vars(found.study), vars(found.would)
     rows = [(names.get(name, name), _cell(was[name]), _cell(would[name])) for name in was]
-    terminal.print_table(["", "as it was", "would have been"], rows)
+    print_table(["", "as it was", "would have been"], rows)
     if found.regret is not None:
-        terminal.say(f"regret: {found.regret:.4g}" + (", it finds the same best" if not found.regret else ""))
-    terminal.say(f"{found.changed} trials end elsewhere than they did")
+        say(f"regret: {found.regret:.4g}" + (", it finds the same best" if not found.regret else ""))
+    say(f"{found.changed} trials end elsewhere than they did")
     for note in found.notes:
-        terminal.say(f"note: {note}")
+        say(f"note: {note}")
 
 
 def _cell(value: Any) -> str:

@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 
-from orchestrator import terminal
 from orchestrator.analysis import standings
 from orchestrator.commands import completion
 from orchestrator.commands.cluster import AsJson, ClusterOption, elsewhere, head_of
@@ -19,6 +18,8 @@ from orchestrator.history.journal import is_written, load_record
 from orchestrator.history.record import Record
 from orchestrator.history.states import State
 from orchestrator.redaction import redacted
+from orchestrator.terminal.lines import complain, print_json, say
+from orchestrator.terminal.tables import print_findings, print_leaderboard, print_list, print_trials, print_verdict
 
 _FOLLOW_SECONDS = 0.2
 
@@ -57,10 +58,10 @@ def ps(as_json: AsJson = False) -> None:
     _close_dead(Runs.default())
     rows = [standings.summary(load_record(folder.journal), folder.name) for folder in Runs.default().studies()]
     if as_json:
-        return terminal.print_json(rows)
+        return print_json(rows)
     for row in rows:
         row["started"] = time.strftime("%Y-%m-%d %H:%M", time.localtime(row["started"]))
-    terminal.print_list(rows, False)
+    print_list(rows, False)
 
 
 @app.command()
@@ -71,11 +72,11 @@ def show(study: RunName, as_json: AsJson = False) -> None:
     if as_json:
         from orchestrator.tracker import tracking
 
-        return terminal.print_json(standings.show(record, folder.name, tracking.run_ids(record, Runs.default())))
-    terminal.say(f"{folder.name}: {record.study['question']}")
-    terminal.say(f"{record.state}" + (f" ({record.reason})" if record.reason else ""))
-    terminal.print_trials(record)
-    terminal.print_verdict(record)
+        return print_json(standings.show(record, folder.name, tracking.run_ids(record, Runs.default())))
+    say(f"{folder.name}: {record.study['question']}")
+    say(f"{record.state}" + (f" ({record.reason})" if record.reason else ""))
+    print_trials(record)
+    print_verdict(record)
 
 
 @app.command()
@@ -104,9 +105,9 @@ def leaderboard(study: RunName, as_json: AsJson = False) -> None:
     """Rank a study's trials, best first."""
     _, record = _record(study)
     if as_json:
-        return terminal.print_json([entry.to_plain() for entry in standings.leaderboard(record)])
-    terminal.print_leaderboard(record)
-    terminal.print_verdict(record)
+        return print_json([entry.to_plain() for entry in standings.leaderboard(record)])
+    print_leaderboard(record)
+    print_verdict(record)
 
 
 @app.command()
@@ -120,7 +121,7 @@ def report(study: RunName) -> None:
     for written in (folder.figures, folder.report):
         if written.exists():
             folder.publish(written)
-    terminal.say(str(folder.report))
+    say(str(folder.report))
 
 
 @app.command()
@@ -139,7 +140,7 @@ def track(study: RunName) -> None:
     launch.close_dead(folder)
     follower.track(folder, Runs.default())
     where = redacted(tracking.tracker_uri(Runs.default(), record.study))
-    terminal.say(f"{folder.name}: {len(record.trials)} trials are in {where}")
+    say(f"{folder.name}: {len(record.trials)} trials are in {where}")
 
 
 @app.command()
@@ -162,7 +163,7 @@ def ui(
 
     server = make_server(Runs.default(), host, port, allowed_host or (), login)
     for line in server.words:
-        terminal.say(line)
+        say(line)
     server.start()
 
 
@@ -181,7 +182,7 @@ def doctor(
     asked = checkup.Asked.of(study, overrides or []) if study else checkup.Asked()
     hosts, expected = checkup.examine(asked, Runs.default(), clusterfile.load(cluster) if cluster else None)
     found = judge.findings(hosts, expected)
-    terminal.print_json(judge.to_plain(hosts, found)) if as_json else terminal.print_findings(found)
+    print_json(judge.to_plain(hosts, found)) if as_json else print_findings(found)
     if breaking := judge.count_breaking(found):
         things = f"{breaking} thing{'s' if breaking > 1 else ''}"
         raise EnvironmentProblem(f"{things} would break a run", "type what stands below each, then doctor again")
@@ -199,7 +200,7 @@ def _close_dead(runs: Runs) -> None:
                 if launch.close_dead(folder):
                     follower.track(folder, runs)
             except EnvironmentProblem as error:
-                terminal.complain(f"{folder.name}: {error}", f"close its runs later: orchestrator track {folder.name}")
+                complain(f"{folder.name}: {error}", f"close its runs later: orchestrator track {folder.name}")
 
 
 def _print_from(path: Path, offset: int) -> int:

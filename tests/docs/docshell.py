@@ -26,8 +26,9 @@ from pathlib import Path
 import lab
 
 import tasks
-from orchestrator import cli, terminal
+from orchestrator import cli
 from orchestrator.studies.plan import Node
+from orchestrator.terminal import lines
 
 TOOLS = ("cat", "cp", "ls", "mkdir", "head", "rm")  # of the system, as they are
 OTHERS = ("make", "python", "pytest", "docker", "kubectl", "sbatch", "scancel", "tail")
@@ -102,7 +103,7 @@ class Terminal:
 def orchestrator(words: list[str]) -> tuple[int, str]:
     """``orchestrator WORDS`` in this process, as `cli.main` does it; returns its exit code and what it printed."""
     said, before = io.StringIO(), sys.argv
-    for console in (terminal.console, terminal.errors):  # trials in threads take sys.stdout for their logs
+    for console in (lines.console, lines.errors):  # trials in threads take sys.stdout for their logs
         console.file, console.width = said, 120
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
@@ -112,7 +113,7 @@ def orchestrator(words: list[str]) -> tuple[int, str]:
         return int(ended.code or 0), said.getvalue()
     finally:
         sys.argv = before
-        for console in (terminal.console, terminal.errors):
+        for console in (lines.console, lines.errors):
             console.file = None  # type: ignore[assignment]
     raise AssertionError("cli.main returned")
 

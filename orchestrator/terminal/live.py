@@ -1,43 +1,29 @@
-"""What a person sees in the terminal: the only importer of ``rich``."""
+"""What is shown while something goes on: a study that runs, files that come."""
 
 from __future__ import annotations
 
 import itertools
-import json
 import os
 import time
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
 from orchestrator.analysis import standings
-from orchestrator.analysis.standings import between, decimals
-from orchestrator.health.findings import Finding, Level
+from orchestrator.analysis.standings import decimals
 from orchestrator.history.folder import StudyFolder
 from orchestrator.history.record import Record, TrialRecord
 from orchestrator.history.states import State
 from orchestrator.studies.plan import Plan
 from orchestrator.studies.study import BUILTIN, NO_DATA
+from orchestrator.terminal.lines import SOFT, STYLE, assignments, console, duration, errors
 
-console = Console(highlight=False)
-errors = Console(stderr=True, highlight=False)
-
-_STYLE = {
-    State.PENDING: "dim",
-    State.RUNNING: "cyan",
-    State.FINISHED: "green",
-    State.PRUNED: "yellow",
-    State.FAILED: "red",
-    State.STOPPED: "magenta",
-}
 _REFRESH_SECONDS = 0.25
 _PATIENCE_SECONDS = 60.0  # without any trial at work; a first worker takes ten on two idle processors
-_SOFT = not console.is_terminal  # lines break at words for people and not at all for programs
 
 
 class LiveStudy:
@@ -59,21 +45,21 @@ class LiveStudy:
         study = plan.study
         data = {BUILTIN: ", on built-in data", NO_DATA: ""}.get(study.data_name, f", on {study.data_name}")
         chained = f", on what {study.inputs} left" if study.inputs is not None else ""
-        console.print(f"[bold]{escape(folder.name)}[/]: {escape(study.question)}", soft_wrap=_SOFT)
+        console.print(f"[bold]{escape(folder.name)}[/]: {escape(study.question)}", soft_wrap=SOFT)
         console.print(
             f"{len(plan.trials)} trials, {plan.concurrent} at once{escape(data)}{escape(chained)}; "
             f"{study.search.algorithm}, scheduler {study.search.scheduler.kind}",
-            soft_wrap=_SOFT,
+            soft_wrap=SOFT,
         )
         if record.sessions > 1:
             over = [trial for trial in record.trials.values() if not trial.is_open]
             self._said, self._before = {trial.id for trial in over}, len(over)
             self._failures = {trial.id: trial.failures for trial in record.trials.values()}
             console.print(
-                f"resumed: {len(over)} trials are over, {len(record.trials) - len(over)} go on", soft_wrap=_SOFT
+                f"resumed: {len(over)} trials are over, {len(record.trials) - len(over)} go on", soft_wrap=SOFT
             )
         for note in plan.notes:
-            console.print(f"[dim]note: {escape(note)}[/]", soft_wrap=_SOFT)
+            console.print(f"[dim]note: {escape(note)}[/]", soft_wrap=SOFT)
         if console.is_terminal:
             self._live = Live(console=console, auto_refresh=False, transient=True, redirect_stderr=False)
             self._live.start()
@@ -81,7 +67,7 @@ class LiveStudy:
     def update(self, stopping: bool = False) -> None:
         if stopping and not self._stopping:
             self._stopping = True
-            console.print("stopping in order; Ctrl-C again ends it at once", soft_wrap=_SOFT)
+            console.print("stopping in order; Ctrl-C again ends it at once", soft_wrap=SOFT)
             console.show_cursor()  # the second Ctrl-C leaves nobody to do it
         now = time.monotonic()
         if now >= self._next:
@@ -113,9 +99,7 @@ class LiveStudy:
         begun = len(self._said) > self._before or any(trial.pid is not None for trial in running)
         self._awaits = not begun and seconds < _PATIENCE_SECONDS
         if not begun and not self._awaits:
-            console.print(
-                f"[yellow]no trial has begun in {_duration(seconds)}:[/] {_why_none(running)}", soft_wrap=_SOFT
-            )
+            console.print(f"[yellow]no trial has begun in {duration(seconds)}:[/] {_why_none(running)}", soft_wrap=SOFT)
 
     def stop(self) -> None:
         self._tell_news()
@@ -123,12 +107,12 @@ class LiveStudy:
             self._live.stop()
 
     def warn(self, message: str, hint: str) -> None:
-        errors.print(f"[bold yellow]warning:[/] {escape(message)}", soft_wrap=_SOFT)
-        errors.print(f"  → {escape(hint)}", soft_wrap=_SOFT)
+        errors.print(f"[bold yellow]warning:[/] {escape(message)}", soft_wrap=SOFT)
+        errors.print(f"  → {escape(hint)}", soft_wrap=SOFT)
 
     def _trial_ended(self, trial: TrialRecord) -> None:
         if trial.state is State.FAILED:
-            console.print(f"[red]{trial.id} failed:[/] {escape(trial.reason or '')}", soft_wrap=_SOFT)
+            console.print(f"[red]{trial.id} failed:[/] {escape(trial.reason or '')}", soft_wrap=SOFT)
             console.print(f"  log: {escape(str(self._folder.trial(trial.id).log))}", style="dim", soft_wrap=True)
         elif self._live is None:
             metric, _ = standings.metric_of(self._record)
@@ -139,7 +123,7 @@ class LiveStudy:
     def _trial_retried(self, trial: TrialRecord) -> None:
         lines = (trial.traceback or "").strip().splitlines()
         why = trial.reason or (lines[-1] if lines else "it failed")
-        console.print(f"[yellow]{trial.id} is tried again[/] from step {trial.saved}: {escape(why)}", soft_wrap=_SOFT)
+        console.print(f"[yellow]{trial.id} is tried again[/] from step {trial.saved}: {escape(why)}", soft_wrap=SOFT)
 
     def _table(self) -> Group:
         record = self._record
@@ -152,17 +136,17 @@ class LiveStudy:
             table.add_column(name, no_wrap=True, min_width=width)
         table.add_column("parameters", no_wrap=True, overflow="ellipsis")
         for trial in [*over[-room:], *shown]:
-            row_end = escape(_assignments(trial.chosen))
+            row_end = escape(assignments(trial.chosen))
             if trial.state is State.RUNNING:
                 row_end = _map_progress(trial) or (row_end if trial.steps else self._last_words(trial))
-            state = f"[{_STYLE[trial.state]}]{trial.state}[/]"
+            state = f"[{STYLE[trial.state]}]{trial.state}[/]"
             table.add_row(trial.id, state, str(trial.steps), decimals(trial.value(metric)), row_end)
         total, new, elapsed = self._plan.size, len(self._said) - self._before, time.monotonic() - self._began
-        left = f", about {_duration(elapsed / new * (total - len(over)))} left" if new >= 2 else ""
+        left = f", about {duration(elapsed / new * (total - len(over)))} left" if new >= 2 else ""
         best = standings.best_so_far(record)
         waiting = len(record.trials) - len(over) - len(shown)
         wait = f", {waiting} wait" if waiting else ""
-        line = f"{len(over)}/{total} trials done{wait}, {_duration(elapsed)}{left}; best {metric} {decimals(best)}"
+        line = f"{len(over)}/{total} trials done{wait}, {duration(elapsed)}{left}; best {metric} {decimals(best)}"
         return Group(table, Text(line, style="bold"))
 
     def _last_words(self, trial: TrialRecord) -> str:
@@ -197,7 +181,7 @@ def _map_progress(trial: TrialRecord) -> str:
     filled = 20 * done.done // done.items if done.items else 20
     bar = f"[cyan]{'━' * filled}[/][dim]{'─' * (20 - filled)}[/]"
     rate = done.computed / max(1e-9, time.time() - done.started)
-    pace = f"  {rate:.3g} items/s  {_duration((done.items - done.done) / rate)} left" if rate else ""
+    pace = f"  {rate:.3g} items/s  {duration((done.items - done.done) / rate)} left" if rate else ""
     return f"{escape(name)} {bar} {done.done}/{done.items}{pace}"
 
 
@@ -223,7 +207,7 @@ class Downloads:
         self._bars.stop()
 
     def say(self, line: str) -> None:
-        self._bars.console.print(escape(line), soft_wrap=_SOFT)
+        self._bars.console.print(escape(line), soft_wrap=SOFT)
 
     def moved(self, name: str, done: int, of: int) -> None:
         """``done`` of about ``of`` bytes of a file are here."""
@@ -232,152 +216,3 @@ class Downloads:
             if not console.is_terminal:
                 self.say(f"{name}: {of / 1e6:.1f} MB")
         self._bars.update(self._tasks[name], completed=done, total=max(of, done))
-
-
-def print_leaderboard(record: Record, limit: int | None = None) -> None:
-    entries = standings.leaderboard(record)
-    metric, _ = standings.metric_of(record)
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("rank", justify="right")
-    seeds = any(entry.seeds for entry in entries)
-    for name in ("trial", "state", metric, "95 % interval", *(["seeds"] if seeds else [])):
-        table.add_column(name, no_wrap=True)
-    table.add_column("parameters", overflow="fold")
-    for entry in entries[:limit]:
-        state = f"[{_STYLE[entry.state]}]{entry.state}[/]"
-        cells = [str(entry.rank), entry.trial, state, decimals(entry.value), between(entry.interval)]
-        cells += [str(entry.seeds or 1)] if seeds else []
-        table.add_row(*cells, escape(_assignments(entry.params)))
-    console.print(table)
-    if limit is not None and len(entries) > limit:
-        console.print(f"[dim]… and {len(entries) - limit} more[/]")
-
-
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
-    for row in rows:
-        table.add_row(*(escape(_value(cell)) for cell in row))
-    console.print(table)
-
-
-def print_trials(record: Record) -> None:
-    """Every trial of a study: its state, how far it came, its result, and why it ended."""
-    metric, _ = standings.metric_of(record)
-    print_table(
-        ["trial", "state", "step", metric, "seconds", "node", "reason", "parameters"],
-        [
-            (
-                t.id,
-                t.state,
-                t.steps,
-                decimals(t.value(metric)),
-                _seconds(t),
-                t.node or "",
-                t.reason or (f"of {t.of}" if t.of else ""),
-                _assignments(t.chosen),
-            )
-            for t in record.trials.values()
-        ],
-    )
-
-
-def print_verdict(record: Record) -> None:
-    if record.verdict:
-        support, sentence = record.verdict["support"], record.verdict["sentence"]
-        console.print(f"[bold]verdict: {support}[/]. {escape(sentence)}", soft_wrap=_SOFT)
-    if record.study.get("data") == "builtin":
-        console.print("[yellow]This ran on the task's built-in data, not on real data.[/]")
-
-
-_LEVEL_STYLE = {Level.BREAKS: "bold red", Level.WARNS: "yellow", Level.FINE: "green"}
-
-
-def print_findings(found: Sequence[Finding]) -> None:
-    """Each with its reason, and below it what to type, in one line that can be copied."""
-    width = max((len(finding.host) for finding in found), default=0)
-    for finding in found:
-        why = f"[dim]; {escape(finding.why)}[/]" if finding.why else ""
-        style = _LEVEL_STYLE[finding.level]
-        host = escape(f"{finding.host:{width}}")
-        console.print(f"[{style}]{finding.level:6}[/]  {host}  {escape(finding.what)}{why}", soft_wrap=_SOFT)
-        if finding.fix:
-            console.print(f"        → {escape(finding.fix)}", soft_wrap=True)
-
-
-def say(line: str) -> None:
-    console.print(escape(line), soft_wrap=_SOFT)
-
-
-def print_hosts(hosts: Sequence[Mapping[str, Any]]) -> None:
-    """The hosts of a cluster with what they use of what they have, and below, why some are missing."""
-
-    def share(host: Mapping[str, Any], what: str) -> str:
-        return f"{host[f'{what}_used']:g}/{host[what]:g}" if host["presence"] == "joined" else ""
-
-    rows = [
-        (
-            h["address"],
-            h["role"],
-            h["presence"],
-            share(h, "cpus"),
-            share(h, "gpus"),
-            f"{h['memory_used_bytes'] / 1e9:.3g}/{h['memory_bytes'] / 1e9:.3g} GB" if h["presence"] == "joined" else "",
-        )
-        for h in hosts
-    ]
-    print_table(["host", "role", "state", "CPUs used", "GPUs used", "memory reserved"], rows)
-    for host in hosts:
-        if host["presence"] != "joined":
-            say(f"{host['address']} is {host['presence']}: {host['reason'] or 'no reason is known'}")
-
-
-def complain(message: str, hint: str | None) -> None:
-    errors.print(f"[bold red]error:[/] {escape(message)}", soft_wrap=_SOFT)
-    if hint:
-        errors.print(f"  → {escape(hint)}", soft_wrap=_SOFT)
-
-
-def _assignments(params: Mapping[str, Any]) -> str:
-    return " ".join(f"{name}={_value(value)}" for name, value in params.items())
-
-
-def _seconds(trial: TrialRecord) -> str:
-    return f"{trial.ended - trial.started:.1f}" if trial.ended else ""
-
-
-def _value(value: Any) -> str:
-    if value is None:
-        return ""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _duration(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds:02d}s" if minutes else f"{seconds}s"
-
-
-def print_list(rows: list[dict[str, Any]], as_json: bool) -> None:
-    """Print rows as a table, or as JSON."""
-    if as_json:
-        print_json(rows)
-    elif rows:
-        print_table(list(rows[0]), [list(row.values()) for row in rows])
-    else:
-        say("there are none yet; try: orchestrator demo")
-
-
-def print_json(value: Any) -> None:
-    """Print plain values for programs."""
-    print(json.dumps(_finite(value), indent=2, ensure_ascii=False))
-
-
-def _finite(value: Any) -> Any:
-    """NaN and infinities as null, which JSON has no words for."""
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and value - value != 0 else value

@@ -6,7 +6,6 @@ import os
 
 import pytest
 
-from orchestrator import terminal
 from orchestrator.history.events import (
     Cause,
     StudyResumed,
@@ -22,6 +21,7 @@ from orchestrator.history.record import Record
 from orchestrator.history.states import State
 from orchestrator.studies.plan import Node, make_plan
 from orchestrator.studies.studyfile import build
+from orchestrator.terminal import live
 
 
 @pytest.fixture
@@ -30,9 +30,9 @@ def show(tmp_path, monkeypatch, capsys):
 
     Returns a function that lets more happen and gives the lines that are said of it.
     """
-    monkeypatch.setattr(terminal, "_REFRESH_SECONDS", 0.0)
+    monkeypatch.setattr(live, "_REFRESH_SECONDS", 0.0)
     plan = make_plan(build({"task": "toy", "search": {"trials": 3}}), [Node("here", 1, 0)])
-    plain, record, display = plan.study.to_plain(), Record(), terminal.LiveStudy()
+    plain, record, display = plan.study.to_plain(), Record(), live.LiveStudy()
 
     def apply(*events):
         for event in events:
@@ -76,7 +76,7 @@ def test_of_a_resumed_study_only_what_is_new_is_said(show):
 
 
 def test_why_nothing_begins_is_said_once(show, monkeypatch):
-    monkeypatch.setattr(terminal, "_PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(live, "_PATIENCE_SECONDS", 0.0)
     happens = show()
     assert happens() == [["no", "trial"]]
     assert happens() == []
@@ -85,7 +85,7 @@ def test_why_nothing_begins_is_said_once(show, monkeypatch):
 def test_of_what_has_begun_nothing_is_said(show, monkeypatch):
     happens = show(begins("t0000"))
     assert happens() == []  # not before its time
-    monkeypatch.setattr(terminal, "_PATIENCE_SECONDS", 0.0)
+    monkeypatch.setattr(live, "_PATIENCE_SECONDS", 0.0)
     assert happens(TrialPlaced("t0000", "here", 1)) == []
     assert happens(TrialInterrupted("t0000", Cause.LOST, "it died")) == []
 
@@ -96,7 +96,7 @@ def test_of_what_has_begun_nothing_is_said(show, monkeypatch):
 def test_why_nothing_begins(processors, says, monkeypatch):
     monkeypatch.setattr(os, "getloadavg", lambda: (5.2, 0, 0))
     monkeypatch.setattr(os, "cpu_count", lambda: processors)
-    assert says in terminal._why_none([] if processors is None else ["t0000"])
+    assert says in live._why_none([] if processors is None else ["t0000"])
 
 
 def begins(trial):

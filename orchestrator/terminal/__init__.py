@@ -1,0 +1,1 @@
+"""What a person sees in the terminal: the only folder that imports ``rich``."""
