@@ -94,15 +94,15 @@ def _reports(prefix: str, photos: str) -> dict[str, str]:
         f"{prefix}log_loss": "nats",
         f"{prefix}ece": "expected calibration error, 15 bins",
         f"{prefix}photos": f"{photos}, how many",
-        f"{prefix}single/top1": "the best single member's, chosen by the same photos",
-        f"{prefix}single/log_loss": "its log loss, nats",
-        f"{prefix}gain": "top-1 less that of the best single member",
+        f"{prefix}single/top1": "that of the member of best top-1, chosen by the same photos",
+        f"{prefix}single/log_loss": "that of the member of least log loss, chosen by the same photos, nats",
+        f"{prefix}gain": "top-1 less that of the member of best top-1",
         f"{prefix}gain_low": "lower end of its 95 % paired bootstrap interval over photos",
         f"{prefix}gain_high": "upper end",
-        f"{prefix}log_loss_gain": "log loss of the best single member less the ensemble's, nats",
+        f"{prefix}log_loss_gain": "log loss of the member of least log loss less the ensemble's, nats",
         f"{prefix}log_loss_gain_low": "lower end of its 95 % paired bootstrap interval over photos",
         f"{prefix}log_loss_gain_high": "upper end",
-        f"{prefix}mcnemar_p": "exact mid-p of McNemar's test against the best single member",
+        f"{prefix}mcnemar_p": "exact mid-p of McNemar's test against the member of best top-1",
     }
 
 

@@ -62,9 +62,9 @@ def ranking(members: Members, photos: np.ndarray, metric: str) -> np.ndarray:
     return np.lexsort((np.arange(len(members)), second, first))
 
 
-def single(members: Members, photos: np.ndarray, params: EnsembleParams) -> Recipe:
-    """The best member alone, treated as the ensemble is."""
-    one = _weights(len(members), ranking(members, photos, params.metric)[:1])
+def single(members: Members, photos: np.ndarray, params: EnsembleParams, metric: str) -> Recipe:
+    """The member alone that is best by this metric, treated as the ensemble is."""
+    one = _weights(len(members), ranking(members, photos, metric)[:1])
     return _finished(members, photos, Recipe("arithmetic", one, np.ones(len(members))), params, None)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -32,17 +33,16 @@ def run(params: EnsembleParams, context: Context) -> Mapping[str, float]:
     frame = members.frame
     parts = split(frame.keys, frame.labels, params.report_share, params.folds, params.split_seed)
     fitter = _Fitter(members, params, context, soups)
-    ensemble = np.zeros((len(frame.keys), len(frame.classes)))
-    single = np.zeros_like(ensemble)
+    said = Said(*(np.zeros((len(frame.keys), len(frame.classes))) for _ in range(3)))
     done = np.zeros(0, int)
     for fold, photos in enumerate(parts.folds):
-        fitter.predict(parts.others(fold), photos, ensemble, single)
+        fitter.predict(parts.others(fold), photos, said)
         done = np.sort(np.concatenate([done, photos]))
-        context.report(fold + 1, **judged(ensemble[done], single[done], frame.labels[done], context.seed))
-    chosen = fitter.predict(parts.search, parts.report, ensemble, single)
-    report = judged(ensemble[parts.report], single[parts.report], frame.labels[parts.report], context.seed)
+        context.report(fold + 1, **judged(said.of(done), frame.labels[done], context.seed))
+    chosen = fitter.predict(parts.search, parts.report, said)
+    report = judged(said.of(parts.report), frame.labels[parts.report], context.seed)
     metrics = {
-        **judged(ensemble[parts.search], single[parts.search], frame.labels[parts.search], context.seed),
+        **judged(said.of(parts.search), frame.labels[parts.search], context.seed),
         **{f"report/{name}": value for name, value in report.items()},
         "models": float(len(members)),
         "members": float(len(chosen.used)),
@@ -54,9 +54,9 @@ def run(params: EnsembleParams, context: Context) -> Mapping[str, float]:
     _leave(context, members, chosen)
     left.write(
         context.artifact("logits/logits.npy").parent,
-        Logits(ensemble.astype(np.float32), frame.keys, frame.labels, frame.classes),
+        Logits(said.ensemble.astype(np.float32), frame.keys, frame.labels, frame.classes),
     )
-    _draw(context, members, chosen, parts, ensemble, single)
+    _draw(context, members, chosen, parts, said)
     return metrics
 
 
@@ -71,33 +71,47 @@ def gathered(generated: Generated) -> Members:
     return gather((name, logits, None) for name, logits in generated.draw(seed=0))
 
 
+@dataclass(frozen=True)
+class Said:
+    """Log-probabilities of photos, each (photos, classes): of the ensemble, and of the single member that is best by
+    top-1 and by log loss. Whatever chooses the ensemble, it is held against the strongest opponent of each kind."""
+
+    ensemble: np.ndarray
+    by_top1: np.ndarray
+    by_log_loss: np.ndarray
+
+    def of(self, photos: np.ndarray) -> Said:
+        return Said(self.ensemble[photos], self.by_top1[photos], self.by_log_loss[photos])
+
+
 class _Fitter:
-    """Fits on some photos and predicts others, the ensemble and the best single member alike."""
+    """Fits on some photos and predicts others, the ensemble and the best single members alike."""
 
     def __init__(self, members: Members, params: EnsembleParams, context: Context, soups: Soups | None) -> None:
         self._members, self._params, self._soups = members, params, soups
         self._seed, self._folder = context.seed, context.cache
 
-    def predict(self, chosen_on: np.ndarray, photos: np.ndarray, ensemble: np.ndarray, single: np.ndarray) -> Recipe:
-        """Fill in these photos' rows of both; returns what was chosen."""
+    def predict(self, chosen_on: np.ndarray, photos: np.ndarray, said: Said) -> Recipe:
+        """Fill in these photos' rows; returns what was chosen."""
         members, params = self._members, self._params
         found = recipe.fit(members, chosen_on, params, self._seed, self._folder, self._soups)
-        ensemble[photos] = recipe.apply(members, found, photos, self._soups)
-        single[photos] = recipe.apply(members, recipe.single(members, chosen_on, params), photos)
+        said.ensemble[photos] = recipe.apply(members, found, photos, self._soups)
+        for metric, rows in (("accuracy", said.by_top1), ("log_loss", said.by_log_loss)):
+            rows[photos] = recipe.apply(members, recipe.single(members, chosen_on, params, metric), photos)
         return found
 
 
-def judged(ensemble: np.ndarray, single: np.ndarray, labels: np.ndarray, seed: int) -> dict[str, float]:
-    """Both log-probabilities (photos, classes) against the labels, and against each other."""
-    hits, of_single = right(ensemble, labels), right(single, labels)
+def judged(said: Said, labels: np.ndarray, seed: int) -> dict[str, float]:
+    """The ensemble against the labels, and against the best single member by top-1 and by log loss."""
+    hits, of_single = right(said.ensemble, labels), right(said.by_top1, labels)
     top1 = wilson(int(hits.sum()), len(hits))
     gain = bootstrap(hits.astype(int) - of_single.astype(int), seed)
-    loss, single_loss = -own(ensemble, labels), -own(single, labels)
+    loss, single_loss = -own(said.ensemble, labels), -own(said.by_log_loss, labels)
     loss_gain = bootstrap(single_loss - loss, seed)
     return {
         "top1": float(hits.mean()), "top1_low": top1[0], "top1_high": top1[1],
         "log_loss": float(loss.mean()),
-        "ece": reliability(ensemble, hits).error,
+        "ece": reliability(said.ensemble, hits).error,
         "photos": float(len(hits)),
         "single/top1": float(of_single.mean()),
         "single/log_loss": float(single_loss.mean()),
@@ -148,13 +162,11 @@ def _soups(params: EnsembleParams, members: Members, context: Context) -> Soups 
     return SoupsOfPhotos(members, data)
 
 
-def _draw(
-    context: Context, members: Members, chosen: Recipe, parts: Parts, ensemble: np.ndarray, single: np.ndarray
-) -> None:
-    labels = members.frame.labels[parts.report]
+def _draw(context: Context, members: Members, chosen: Recipe, parts: Parts, said: Said) -> None:
+    labels, reported = members.frame.labels[parts.report], said.of(parts.report)
     curves = {
-        name: reliability(log_p[parts.report], right(log_p[parts.report], labels))
-        for name, log_p in (("ensemble", ensemble), ("best single member", single))
+        name: reliability(log_p, right(log_p, labels))
+        for name, log_p in (("ensemble", reported.ensemble), ("member of least log loss", reported.by_log_loss))
     }
     context.figure("reliability", reliability_figure(curves))
     shown = chosen.used[:_SHOWN]

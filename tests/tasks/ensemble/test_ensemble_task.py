@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 from fakes import FakeContext
+from scipy.special import log_softmax
 
 from tasks import logits as left
 from tasks.api import Input, InputError, Row, Support
@@ -116,6 +117,22 @@ def test_the_report_part_chooses_nothing(tmp_path):
     untouched = chosen_with(np.zeros(0, int), tmp_path / "a")
     assert chosen_with(parts.report, tmp_path / "b") == untouched
     assert chosen_with(parts.folds[0], tmp_path / "c") != untouched
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "log_loss"])
+def test_the_opponent_is_the_best_of_its_kind_whatever_chooses_the_ensemble(tmp_path, metric):
+    """The member that is right most often is sure of its errors, so another one has the lesser log loss."""
+    models = Generated((0.5, 0.7, 1.8, 2.2), 0.3, 6, 300).draw(0)
+    _, strong = models[-1]
+    sure = Logits(9 * strong.scores, strong.keys, strong.labels, strong.classes)
+    given = inputs_of(tmp_path / "in", [*models[:-1], ("sure", sure)])
+    metrics, _ = ran(tmp_path / "x", given, metric=metric, recalibrate=False)
+    frame = left.Frame.of(sure)
+    report = split(frame.keys, frame.labels, 0.5, 3, 0).report
+    scores, labels = frame.match(sure, "sure", "sure").take(sure.scores)[report], frame.labels[report]
+    assert metrics["report/single/top1"] == (scores.argmax(1) == labels).mean()
+    loss = -log_softmax(scores, axis=1)[np.arange(len(labels)), labels].mean()
+    assert metrics["report/single/log_loss"] < 0.8 * loss
 
 
 def test_it_leaves_weights_figures_and_logits_that_chain(tmp_path):
