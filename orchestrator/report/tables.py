@@ -83,8 +83,8 @@ def leaderboard(record: Record) -> str:
     with_seeds = any(entry.seeds for entry in entries)
     heads = ["rank", "trial", "state", metric, *["95 % interval"] * with_interval, *["seeds"] * with_seeds, *names]
     numbers = {"rank", metric, "seeds"} | {
-        n for n in names if all(_is_number(entry.params.get(n)) for entry in entries)
-    }
+        n for n in names if any(_is_number(entry.params.get(n)) for entry in entries)
+    }  # a word among them stands to the right, too
     head = "".join(f"<th data-sort='down'{' class=n' * (name in numbers)}>{text(name)}</th>" for name in heads)
     rows = []
     for entry in entries[:_MOST_ROWS]:
@@ -94,7 +94,7 @@ def leaderboard(record: Record) -> str:
             _cell(entry.value, decimals),
             f"<td>{between(entry.interval)}</td>" * with_interval,
             f"<td class='n'>{entry.seeds or ''}</td>" * with_seeds,
-            *(_cell(entry.params.get(name)) for name in names),
+            *(_cell(entry.params.get(name), right=name in numbers) for name in names),
         ]
         first = " class='first'" if entry.rank == 1 and entry.value is not None else ""
         rows.append(f"<tr data-t='{text(entry.trial)}'{first}>{''.join(cells)}</tr>")
@@ -217,17 +217,18 @@ def _code(environment: Mapping[str, Any]) -> str:
 
 
 def _is_number(value: Any) -> bool:
-    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _short(value: float) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def _cell(value: Any, show: Callable[[float], str] = _short) -> str:
-    if value is not None and _is_number(value):
+def _cell(value: Any, show: Callable[[float], str] = _short, right: bool = False) -> str:
+    if _is_number(value):
         return f"<td class='n' data-v='{value}'>{show(value)}</td>"
-    return f"<td>{'' if value is None else text(value)}</td>"
+    side = " class='n'" * right
+    return f"<td{side}>{'' if value is None else text(value)}</td>"
 
 
 def _some(names: Iterable[str], most: int = 20) -> str:
