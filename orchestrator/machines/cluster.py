@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import logging
 import math
 import os
+import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -55,6 +58,7 @@ _STALE_SECONDS = 10.0
 _GIVE_WAY_SECONDS = 5.0
 _NOTHING: Amount = MappingProxyType({})
 _LEDGER = "orchestrator-shares"  # a namespace of Ray's internal store
+_INSTALL_HANDLERS = "_ZN3ray6RayLog27InstallFailureSignalHandlerEPKcb"
 
 
 @contextlib.contextmanager
@@ -66,6 +70,7 @@ def connect() -> Iterator[list[Node]]:
     quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
     local = {"address": "local", "num_cpus": os.cpu_count(), "include_dashboard": False}
     is_local = address in (None, "", "local")
+    _keep_sigterm()
     try:
         if is_local:
             _keep_token_private()
@@ -100,6 +105,20 @@ def _on_loopback() -> Iterator[None]:
         yield
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
+
+
+def _keep_sigterm() -> None:
+    """Ray's C++ part takes SIGTERM, with SIGSEGV and its like, to print a stack and abort, also while Ray starts.
+
+    It does so once in a process: here, so that Python's handler is back before anything starts. A Ray in which the
+    function has another name aborts as it did; a test of `connect` would say so.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+    install = getattr(ctypes.CDLL(ray._raylet.__file__), _INSTALL_HANDLERS, None)
+    if install is not None and before is not None and threading.current_thread() is threading.main_thread():
+        install.argtypes, install.restype = (ctypes.c_char_p, ctypes.c_bool), None
+        install(None, False)
+        signal.signal(signal.SIGTERM, before)
 
 
 def _keep_token_private() -> None:
