@@ -16,7 +16,7 @@ test: $(STAMP)
 test-docs: $(STAMP)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m docs -n 2 --dist load tests/docs
 
-# Kills, starves and cuts off real processes: about half an hour.
+# Kills, starves and cuts off real processes: about an hour.
 test-faults: $(STAMP)
 	$(BIN)/python -m pytest -m faults tests/faults
 
