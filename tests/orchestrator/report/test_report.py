@@ -19,7 +19,7 @@ from orchestrator.history.folder import StudyFolder
 from orchestrator.history.journal import load_record
 from orchestrator.history.record import Record
 from orchestrator.history.states import State
-from orchestrator.report import figures, use
+from orchestrator.report import figures, tables, use
 from orchestrator.report.page import render, write_report
 from orchestrator.report.parallel import parallel
 from orchestrator.report.rungs import Outcome, arrivals
@@ -160,6 +160,15 @@ def test_every_trial_counts(tmp_path):
     for figure in ("curves", "parallel", "cluster"):  # each trial is once in each of these
         assert figure in {a.get("id") for tag, a in page.elements if tag == "figure"}
     assert {id: drawn.count(id) for id in record.trials} == dict.fromkeys(record.trials, 3)
+
+
+def test_a_column_that_has_numbers_stands_right_with_its_words():
+    record = record_of(trials=3)
+    for trial, width in zip(record.trials.values(), (1, "all", None), strict=True):
+        trial.params["width"] = width
+    cells = re.findall(r"<t[hd][^>]*>(?:width|all|)</t[hd]>", tables.leaderboard(record))
+    assert len(cells) == 3
+    assert all("n" in re.findall(r"class='?(\w+)", cell) for cell in cells)
 
 
 @pytest.mark.parametrize(
